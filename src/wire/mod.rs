@@ -1,0 +1,4 @@
+//! Bytes to messages and back. Every length is bounded before memory is taken, and no input can
+//! make a decoder panic.
+
+pub mod state;
