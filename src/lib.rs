@@ -2,6 +2,8 @@
 
 pub mod error;
 #[doc(hidden)]
+pub mod protocol;
+#[doc(hidden)]
 pub mod shared_state;
 #[doc(hidden)]
 pub mod topology;

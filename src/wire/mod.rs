@@ -1,4 +1,5 @@
 //! Bytes to messages and back. Every length is bounded before memory is taken, and no input can
 //! make a decoder panic.
 
+pub mod control;
 pub mod state;

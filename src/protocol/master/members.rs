@@ -1,0 +1,325 @@
+//! Who is here: registration, resume, and the three ways of going.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use tracing::{debug, info, warn};
+
+use super::calls::Call;
+use super::{ConnectionId, Master, MasterConfig, Output};
+use crate::protocol::session::Session;
+use crate::types::{GroupId, PeerId, PeerName, Timestamp};
+use crate::wire::control::{Hello, Join, ToPeer, Welcome};
+
+/// How many peers that are gone are remembered with their reason.
+const GONE_MAX: usize = 1000;
+
+/// A registered or accepted peer.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) name: PeerName,
+    pub(super) group: GroupId,
+    pub(super) lanes: u16,
+    /// A member of an epoch that was active.
+    pub(super) accepted: bool,
+    /// Took part in a sync that committed: its word counts for the next epoch.
+    pub(super) synced: bool,
+    pub(super) session: Session<ToPeer>,
+    pub(super) connection: Option<ConnectionId>,
+    pub(super) last_heard: Timestamp,
+    /// Neighbours that saw all their lanes to it close.
+    pub(super) unreachable_from: BTreeSet<PeerId>,
+    pub(super) call: Option<Call>,
+    token: u64,
+    closed: Option<(Timestamp, String)>,
+}
+
+impl Member {
+    /// When the master must look at this member again.
+    pub(super) fn deadline(&self, config: &MasterConfig) -> Timestamp {
+        match &self.closed {
+            Some((since, _)) => *since + config.resume_grace,
+            None => self.last_heard + config.heartbeat_timeout,
+        }
+    }
+}
+
+/// How a peer went; it decides whether its vote for the next epoch counts as given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// It said goodbye.
+    Left,
+    /// Two witnesses saw it die.
+    KnownDead,
+    /// It is silent, or was thrown out: it may be alive and of another opinion.
+    Evicted,
+}
+
+impl Master {
+    pub(super) fn on_hello(&mut self, connection: ConnectionId, hello: Hello, from: SocketAddr) {
+        match hello {
+            Hello::Join(join) => self.register(connection, join, from),
+            Hello::Resume {
+                run,
+                peer,
+                token,
+                last_seen,
+            } => {
+                let known = self
+                    .members
+                    .get(&peer)
+                    .is_some_and(|member| member.token == token);
+                if run != self.run {
+                    self.refuse(connection, format!("this master does not know run {run}"));
+                } else if known {
+                    self.resume(connection, peer, last_seen);
+                } else {
+                    let reason = self.gone.get(&peer).cloned();
+                    let reason = reason.unwrap_or_else(|| format!("peer {peer} is not known"));
+                    self.refuse(connection, reason);
+                }
+            }
+        }
+    }
+
+    fn register(&mut self, connection: ConnectionId, join: Join, from: SocketAddr) {
+        if self.members.len() >= self.config.peers_max {
+            let limit = self.config.peers_max;
+            self.refuse(connection, format!("the run is full: {limit} peers"));
+            return;
+        }
+        let peer = PeerId(self.next_peer);
+        self.next_peer += 1;
+        let address = if join.advertised_host.is_empty() {
+            SocketAddr::new(from.ip().to_canonical(), join.port).to_string()
+        } else if join.advertised_host.contains(':') {
+            format!(
+                "[{}]:{}",
+                join.advertised_host.trim_matches(['[', ']']),
+                join.port
+            )
+        } else {
+            format!("{}:{}", join.advertised_host, join.port)
+        };
+        let secret = self.secret("session", &[peer.0]);
+        let mut token = [0; 8];
+        token.copy_from_slice(&secret[..8]);
+        let token = u64::from_le_bytes(token);
+        let name = PeerName {
+            id: peer,
+            label: join.label,
+            address,
+        };
+        info!(%name, group = %join.group, "registered");
+        self.members.insert(
+            peer,
+            Member {
+                name,
+                group: join.group,
+                lanes: join.lanes,
+                accepted: false,
+                synced: false,
+                session: Session::new(),
+                connection: Some(connection),
+                last_heard: self.now,
+                unreachable_from: BTreeSet::new(),
+                call: None,
+                token,
+                closed: None,
+            },
+        );
+        self.connections.insert(connection, peer);
+        self.outputs.push_back(Output::Welcome {
+            connection,
+            welcome: Welcome::Registered {
+                run: self.run,
+                peer,
+                token,
+                heartbeat_interval: self.config.heartbeat_interval,
+                heartbeat_timeout: self.config.heartbeat_timeout,
+            },
+        });
+    }
+
+    fn resume(&mut self, connection: ConnectionId, peer: PeerId, last_seen: u64) {
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        info!(name = %member.name, "resumed");
+        let older = member.connection.replace(connection);
+        member.closed = None;
+        member.last_heard = now;
+        member.unreachable_from.clear();
+        let welcome = Welcome::Resumed {
+            last_seen: member.session.last_seen(),
+        };
+        let again = member.session.resume(last_seen);
+        if let Some(older) = older {
+            self.connections.remove(&older);
+            self.outputs.push_back(Output::Close { connection: older });
+        }
+        self.connections.insert(connection, peer);
+        self.outputs.push_back(Output::Welcome {
+            connection,
+            welcome,
+        });
+        for frame in again {
+            self.outputs.push_back(Output::Send { connection, frame });
+        }
+    }
+
+    fn refuse(&mut self, connection: ConnectionId, reason: String) {
+        info!(%reason, "refused a connection");
+        self.outputs
+            .push_back(Output::Refuse { connection, reason });
+    }
+
+    pub(super) fn on_closed(&mut self, connection: ConnectionId, reason: String) {
+        let Some(peer) = self.connections.remove(&connection) else {
+            return;
+        };
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        if member.connection != Some(connection) {
+            return;
+        }
+        debug!(name = %member.name, %reason, "control connection closed");
+        member.connection = None;
+        member.closed = Some((now, reason));
+        let address = member.name.address.clone();
+        if member.unreachable_from.is_empty() {
+            self.outputs.push_back(Output::Probe { peer, address });
+        } else {
+            self.on_second_witness(peer, "and its lanes too");
+        }
+    }
+
+    pub(super) fn on_link_state(&mut self, reporter: PeerId, other: PeerId, up: bool) {
+        let Some(member) = self.members.get_mut(&other) else {
+            return;
+        };
+        if up {
+            member.unreachable_from.remove(&reporter);
+            return;
+        }
+        member.unreachable_from.insert(reporter);
+        if member.connection.is_none() {
+            self.on_second_witness(other, "and its lanes too");
+        }
+    }
+
+    pub(super) fn on_port_refused(&mut self, peer: PeerId) {
+        self.on_second_witness(peer, "and its port refuses connections");
+    }
+
+    /// One broken connection is a symptom; two witnesses are death at once.
+    fn on_second_witness(&mut self, peer: PeerId, second: &str) {
+        let Some(Member {
+            closed: Some((_, first)),
+            ..
+        }) = self.members.get(&peer)
+        else {
+            return;
+        };
+        let reason = format!("its control connection closed ({first}), {second}");
+        self.remove(peer, Departure::KnownDead, reason);
+    }
+
+    pub(super) fn on_leave(&mut self, peer: PeerId) {
+        self.say(peer, ToPeer::LeaveAcknowledged);
+        self.remove(peer, Departure::Left, "it left".to_owned());
+    }
+
+    /// Removes a peer that breaks the rules or is silent, and tells it why.
+    pub(super) fn evict(&mut self, peer: PeerId, reason: String) {
+        self.remove(peer, Departure::Evicted, reason);
+    }
+
+    fn remove(&mut self, peer: PeerId, departure: Departure, reason: String) {
+        if departure == Departure::Evicted {
+            self.say(
+                peer,
+                ToPeer::Evicted {
+                    reason: reason.clone(),
+                },
+            );
+        }
+        let Some(member) = self.members.remove(&peer) else {
+            return;
+        };
+        match departure {
+            Departure::Left => info!(name = %member.name, "left"),
+            _ => warn!(name = %member.name, %reason, "removed from the run"),
+        }
+        if let Some(connection) = member.connection {
+            self.connections.remove(&connection);
+            self.outputs.push_back(Output::Close { connection });
+        }
+        self.gone.insert(peer, reason.clone());
+        while self.gone.len() > GONE_MAX {
+            self.gone.pop_first();
+        }
+        self.broken
+            .retain(|(low, high)| *low != peer && *high != peer);
+        self.complaints.remove(&peer);
+        for other in self.members.values_mut() {
+            other.unreachable_from.remove(&peer);
+        }
+        for complaints in self.complaints.values_mut() {
+            complaints.remove(&peer);
+        }
+        if member.accepted {
+            self.active
+                .note_departure(member.group, member.name, departure, reason);
+        }
+        self.sync_lost(member.group, peer);
+    }
+
+    pub(super) fn on_tick(&mut self) {
+        let late = self.now.since(self.last_tick) > self.config.heartbeat_timeout / 2;
+        self.last_tick = self.now;
+        if late {
+            // The master itself was away: silence in that time says nothing about the peers.
+            let now = self.now;
+            warn!("the master's own clock tick was late; all watches start anew");
+            for member in self.members.values_mut() {
+                member.last_heard = now;
+                if let Some((since, _)) = &mut member.closed {
+                    *since = now;
+                }
+            }
+        }
+        self.give_up_on_wiring();
+        let overdue: Vec<PeerId> = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.deadline(&self.config) <= self.now)
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in overdue {
+            let reason = match self.members.get(&peer).map(|member| &member.closed) {
+                Some(Some((_, reason))) => format!(
+                    "its control connection closed ({reason}) and it did not resume within {} ms",
+                    self.config.resume_grace.as_millis()
+                ),
+                _ => format!(
+                    "it was silent for {} ms",
+                    self.config.heartbeat_timeout.as_millis()
+                ),
+            };
+            self.evict(peer, reason);
+        }
+        if self.next_heartbeat <= self.now {
+            self.next_heartbeat = self.now + self.config.heartbeat_interval;
+            for member in self.members.values() {
+                if let Some(connection) = member.connection {
+                    let frame = member.session.whisper(ToPeer::Heartbeat);
+                    self.outputs.push_back(Output::Send { connection, frame });
+                }
+            }
+        }
+    }
+}

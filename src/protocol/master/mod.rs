@@ -1,0 +1,386 @@
+//! The master's state machine: it orders membership and settles what was begun.
+//!
+//! # Contract
+//!
+//! * [`Master::handle`] takes one [`Input`] and the time it happened at.
+//! * [`Master::poll_output`] is then drained until it returns `None`; each [`Output`] is obeyed in
+//!   order.
+//! * [`Master::next_timeout`] says when [`Input::Tick`] is due at the latest.
+//!
+//! After every input [`Master::advance`] runs to a fixed point; it is the one place where
+//! decisions are made, from what the handlers have written down.
+//!
+//! ```text
+//!   a peer     Registered --- in an epoch that became active ---> Accepted ---> gone (told why)
+//!
+//!   an epoch   active --- member lost, link broken, or all called update_topology and
+//!                |        somebody waits ---> Solving --- rings ---> Proposed
+//!                |                               ^                      | a member is lost or a
+//!                |                               '------- replaced -----' link cannot be made
+//!                '<----------- majority of voters acknowledged (and newcomers wired) ---'
+//! ```
+
+mod calls;
+mod epochs;
+mod members;
+mod operations;
+mod syncs;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::types::{Epoch, GroupId, PeerId, PeerName, RunId, Timestamp};
+use crate::wire::control::{Frame, Hello, ToMaster, ToPeer, Welcome};
+
+pub use epochs::{Solution, SolveRequest};
+
+use epochs::{ActiveEpoch, Change};
+use members::Member;
+use operations::Operations;
+use syncs::SharedStateOfGroup;
+
+/// Settings of a master. All durations cost time to notice a failure when large, and wrong
+/// suspicion when small.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MasterConfig {
+    /// How often master and peers speak at least. Default 500 ms; each beat is about 60 bytes
+    /// each way.
+    pub heartbeat_interval: Duration,
+    /// How long a peer may be silent before it is evicted. Default 3 s.
+    pub heartbeat_timeout: Duration,
+    /// How long a peer whose control connection broke may take to resume, unless a second witness
+    /// says that it is dead. Default 2 s.
+    pub resume_grace: Duration,
+    /// How long the links of a new epoch may take to come up while newcomers are let in.
+    /// Default 10 s.
+    pub wiring_timeout: Duration,
+    /// Most peers, registered and accepted. Default 4096.
+    pub peers_max: usize,
+}
+
+impl Default for MasterConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_millis(500),
+            heartbeat_timeout: Duration::from_secs(3),
+            resume_grace: Duration::from_secs(2),
+            wiring_timeout: Duration::from_secs(10),
+            peers_max: 4096,
+        }
+    }
+}
+
+/// A connection, as the driver numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// What happens to a master.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A connection said hello.
+    Greeted {
+        /// The connection.
+        connection: ConnectionId,
+        /// What it said.
+        hello: Hello,
+        /// Where it comes from.
+        from: SocketAddr,
+    },
+    /// A message arrived.
+    Message {
+        /// The connection.
+        connection: ConnectionId,
+        /// What it said.
+        frame: Frame<ToMaster>,
+    },
+    /// A connection is no more.
+    Closed {
+        /// The connection.
+        connection: ConnectionId,
+        /// What was seen of its end.
+        reason: String,
+    },
+    /// The answer to [`Output::Probe`]: nobody listens on the peer's port any more.
+    PortRefused {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The answer to [`Output::Solve`].
+    Solved {
+        /// The number of the request.
+        request: u64,
+        /// What was found for each group.
+        solutions: BTreeMap<GroupId, Solution>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What a master wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Answer a hello; the connection is the peer's from now on.
+    Welcome {
+        /// The connection.
+        connection: ConnectionId,
+        /// The answer.
+        welcome: Welcome,
+    },
+    /// Answer a hello with a reason and close the connection.
+    Refuse {
+        /// The connection.
+        connection: ConnectionId,
+        /// The reason.
+        reason: String,
+    },
+    /// Send a message.
+    Send {
+        /// The connection.
+        connection: ConnectionId,
+        /// The message.
+        frame: Frame<ToPeer>,
+    },
+    /// Close a connection once what was sent on it has gone out.
+    Close {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// Find out whether anybody listens on the peer's port.
+    Probe {
+        /// The peer.
+        peer: PeerId,
+        /// Where it listens, `host:port`.
+        address: String,
+    },
+    /// Find rings for the next epoch; answer with [`Input::Solved`].
+    Solve(SolveRequest),
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Master {
+    config: MasterConfig,
+    run: RunId,
+    term: u32,
+    /// Tokens and link secrets are derived from it.
+    seed: [u8; 32],
+    now: Timestamp,
+    last_tick: Timestamp,
+    next_heartbeat: Timestamp,
+
+    next_peer: u64,
+    members: BTreeMap<PeerId, Member>,
+    connections: BTreeMap<ConnectionId, PeerId>,
+    /// Why peers are gone, for those that come back to ask; the newest thousand.
+    gone: BTreeMap<PeerId, String>,
+
+    active: ActiveEpoch,
+    change: Option<Change>,
+    last_count: u32,
+    next_request: u64,
+    /// Links that cannot be made, as (lower, higher) id.
+    broken: BTreeSet<(PeerId, PeerId)>,
+    /// Who complained of whom, for the choice of whom to drop.
+    complaints: BTreeMap<PeerId, BTreeSet<PeerId>>,
+
+    operations: BTreeMap<GroupId, Operations>,
+    shared_state: BTreeMap<GroupId, SharedStateOfGroup>,
+    next_round: u64,
+
+    outputs: VecDeque<Output>,
+}
+
+impl Master {
+    /// A master without peers. `seed` must be unpredictable: session tokens and link secrets
+    /// come from it.
+    pub fn new(
+        config: MasterConfig,
+        run: RunId,
+        term: u32,
+        seed: [u8; 32],
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            next_heartbeat: now + config.heartbeat_interval,
+            config,
+            run,
+            term,
+            seed,
+            now,
+            last_tick: now,
+            next_peer: 1,
+            members: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            active: ActiveEpoch::none(term),
+            change: None,
+            last_count: 0,
+            next_request: 1,
+            broken: BTreeSet::new(),
+            complaints: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            shared_state: BTreeMap::new(),
+            next_round: 1,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes in one thing that happened at `now`.
+    pub fn handle(&mut self, now: Timestamp, input: Input) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Greeted {
+                connection,
+                hello,
+                from,
+            } => self.on_hello(connection, hello, from),
+            Input::Message { connection, frame } => self.on_frame(connection, frame),
+            Input::Closed { connection, reason } => self.on_closed(connection, reason),
+            Input::PortRefused { peer } => self.on_port_refused(peer),
+            Input::Solved { request, solutions } => self.on_solved(request, solutions),
+            Input::Tick => self.on_tick(),
+        }
+        self.advance();
+    }
+
+    /// The next thing to do, if any.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn next_timeout(&self) -> Timestamp {
+        let mut earliest = self.next_heartbeat;
+        for member in self.members.values() {
+            earliest = earliest.min(member.deadline(&self.config));
+        }
+        if let Some(deadline) = self.change.as_ref().and_then(Change::deadline) {
+            earliest = earliest.min(deadline);
+        }
+        earliest
+    }
+
+    /// The active epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.active.epoch
+    }
+
+    /// The accepted peers, by group, in ring order.
+    pub fn rings(&self) -> &BTreeMap<GroupId, Vec<PeerId>> {
+        &self.active.rings
+    }
+
+    /// Everybody who is registered or accepted.
+    pub fn peers(&self) -> impl Iterator<Item = &PeerName> {
+        self.members.values().map(|member| &member.name)
+    }
+
+    /// Makes every decision that what is known allows, until nothing changes any more.
+    fn advance(&mut self) {
+        loop {
+            self.replace_epoch_where_needed();
+            if self.activate_where_agreed() {
+                continue;
+            }
+            // Once an epoch is proposed nothing more is settled in the old one.
+            if self.change.is_some() {
+                return;
+            }
+            let settled = self.fail_what_cannot_meet()
+                | self.settle_operations()
+                | self.finish_joint_calls()
+                | self.step_syncs();
+            if !settled {
+                return;
+            }
+        }
+    }
+
+    fn on_frame(&mut self, connection: ConnectionId, frame: Frame<ToMaster>) {
+        use crate::protocol::session::Arrival;
+
+        let Some(&peer) = self.connections.get(&connection) else {
+            return;
+        };
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        member.last_heard = now;
+        match member.session.hear(&frame) {
+            Arrival::New => {}
+            Arrival::Duplicate => return,
+            Arrival::Gap => {
+                self.evict(peer, "control messages are missing".to_owned());
+                return;
+            }
+        }
+        match frame.message {
+            ToMaster::Heartbeat => {}
+            ToMaster::EpochAcknowledged { epoch } => self.on_acknowledged(peer, epoch),
+            ToMaster::Wired { epoch } => self.on_wired(peer, epoch),
+            ToMaster::LinkFailed {
+                epoch,
+                peer: other,
+                reason,
+            } => {
+                self.on_link_failed(peer, epoch, other, reason);
+            }
+            ToMaster::LinkState { peer: other, up } => self.on_link_state(peer, other, up),
+            ToMaster::Call(call) => self.on_call(peer, call),
+            ToMaster::CancelCall => self.on_cancel_call(peer),
+            ToMaster::OperationBegun { op, descriptor } => self.on_begun(peer, op, descriptor),
+            ToMaster::OperationDone { op } => self.on_done(peer, op),
+            ToMaster::OperationFailed { op, reason } => self.on_failed(peer, op, reason),
+            ToMaster::DeadlinePassed { op } => self.on_deadline(peer, op),
+            ToMaster::SyncReceived { round } => self.on_sync_received(peer, round),
+            ToMaster::SyncFailed {
+                round,
+                holder,
+                reason,
+            } => {
+                self.on_sync_failed(peer, round, holder, reason);
+            }
+            ToMaster::Leave => self.on_leave(peer),
+        }
+    }
+
+    /// Says something numbered to a peer; it is repeated if the peer resumes.
+    fn say(&mut self, peer: PeerId, message: ToPeer) {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        let frame = member.session.say(message);
+        if let Some(connection) = member.connection {
+            self.outputs.push_back(Output::Send { connection, frame });
+        }
+    }
+
+    /// Accepted peers of one group, or of all.
+    fn accepted(&self, group: Option<GroupId>) -> impl Iterator<Item = (&PeerId, &Member)> {
+        self.members.iter().filter(move |(_, member)| {
+            member.accepted && group.is_none_or(|group| member.group == group)
+        })
+    }
+
+    fn name(&self, peer: PeerId) -> String {
+        match self.members.get(&peer) {
+            Some(member) => member.name.to_string(),
+            None => format!("peer {peer}"),
+        }
+    }
+
+    fn secret(&self, purpose: &str, numbers: &[u64]) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.seed);
+        hasher.update(purpose.as_bytes());
+        for number in numbers {
+            hasher.update(&number.to_le_bytes());
+        }
+        let mut secret = [0; 16];
+        secret.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        secret
+    }
+}

@@ -1,0 +1,227 @@
+//! Operations of one group in one epoch: who has begun, who is done, and the one outcome.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tracing::debug;
+
+use super::Master;
+use crate::types::{Descriptor, Epoch, GroupId, OperationId, PeerId, Tag};
+use crate::wire::control::{AbortCause, Outcome, ToPeer};
+
+/// The operations of a group in the active epoch.
+#[derive(Debug)]
+pub(super) struct Operations {
+    epoch: Epoch,
+    unsettled: BTreeMap<Tag, Operation>,
+    /// How many uses of each tag were settled in this epoch.
+    settled: BTreeMap<Tag, u32>,
+}
+
+/// What the members said of one operation.
+#[derive(Debug, Default)]
+pub(super) struct Operation {
+    begun: BTreeMap<PeerId, Descriptor>,
+    done: BTreeSet<PeerId>,
+}
+
+impl Operation {
+    pub(super) fn has_begun(&self, peer: PeerId) -> bool {
+        self.begun.contains_key(&peer)
+    }
+
+    pub(super) fn is_done(&self, peer: PeerId) -> bool {
+        self.done.contains(&peer)
+    }
+}
+
+impl Operations {
+    pub(super) fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            unsettled: BTreeMap::new(),
+            settled: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn unsettled(&self) -> impl Iterator<Item = (OperationId, &Operation)> {
+        self.unsettled
+            .iter()
+            .map(|(tag, operation)| (self.id(*tag), operation))
+    }
+
+    fn id(&self, tag: Tag) -> OperationId {
+        OperationId {
+            epoch: self.epoch,
+            tag,
+            n: self.settled_count(tag),
+        }
+    }
+
+    fn settled_count(&self, tag: Tag) -> u32 {
+        self.settled.get(&tag).copied().unwrap_or(0)
+    }
+
+    /// The operation with this number, if it is the one its tag is at.
+    fn current(&mut self, op: OperationId) -> Option<&mut Operation> {
+        if op != self.id(op.tag) {
+            return None;
+        }
+        self.unsettled.get_mut(&op.tag)
+    }
+}
+
+impl Master {
+    pub(super) fn on_begun(&mut self, peer: PeerId, op: OperationId, descriptor: Descriptor) {
+        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+            return;
+        };
+        if op.epoch < self.active.epoch {
+            // The peer learns from the epoch it has not seen yet what becomes of it.
+            return;
+        }
+        let Some(operations) = self.operations.get_mut(&group) else {
+            return;
+        };
+        let settled = operations.settled_count(op.tag);
+        if op.epoch == self.active.epoch && op.n < settled {
+            return;
+        }
+        if op.epoch > self.active.epoch || op.n > settled {
+            self.evict(
+                peer,
+                format!("it began operation {op}, which cannot exist yet"),
+            );
+            return;
+        }
+        let operation = operations.unsettled.entry(op.tag).or_default();
+        let disagreement = operation.begun.iter().find_map(|(other, theirs)| {
+            theirs.difference(&descriptor).map(|field| (*other, field))
+        });
+        operation.begun.insert(peer, descriptor);
+        if let Some((other, field)) = disagreement
+            && self.change.is_none()
+        {
+            let detail = format!("{} and {} differ", self.name(other), self.name(peer));
+            self.settle(
+                group,
+                op,
+                Outcome::Aborted(AbortCause::Mismatch { field, detail }),
+            );
+        }
+    }
+
+    pub(super) fn on_done(&mut self, peer: PeerId, op: OperationId) {
+        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+            return;
+        };
+        let Some(operations) = self.operations.get_mut(&group) else {
+            return;
+        };
+        if let Some(operation) = operations.current(op) {
+            operation.done.insert(peer);
+        }
+    }
+
+    pub(super) fn on_failed(&mut self, peer: PeerId, op: OperationId, reason: String) {
+        let reason = format!("{}: {reason}", self.name(peer));
+        self.abort_reported(peer, op, reason);
+    }
+
+    pub(super) fn on_deadline(&mut self, peer: PeerId, op: OperationId) {
+        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+            return;
+        };
+        let members: Vec<PeerId> = self.accepted(Some(group)).map(|(id, _)| *id).collect();
+        let Some(operation) = self
+            .operations
+            .get_mut(&group)
+            .and_then(|operations| operations.current(op))
+        else {
+            return;
+        };
+        let missing: Vec<PeerId> = members
+            .iter()
+            .filter(|p| !operation.has_begun(**p))
+            .copied()
+            .collect();
+        let unfinished: Vec<PeerId> = members
+            .iter()
+            .filter(|p| !operation.is_done(**p))
+            .copied()
+            .collect();
+        let (who, what) = if missing.is_empty() {
+            (unfinished, "to finish")
+        } else {
+            (missing, "to call")
+        };
+        let names: Vec<String> = who.iter().map(|peer| self.name(*peer)).collect();
+        let reason = format!(
+            "the deadline of {} passed while waiting for {} {what}",
+            self.name(peer),
+            names.join(", ")
+        );
+        self.abort_reported(peer, op, reason);
+    }
+
+    fn abort_reported(&mut self, peer: PeerId, op: OperationId, reason: String) {
+        if self.change.is_some() {
+            // The epoch that is coming brings the outcome, or a new start.
+            return;
+        }
+        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+            return;
+        };
+        let is_current = self
+            .operations
+            .get_mut(&group)
+            .is_some_and(|operations| operations.current(op).is_some());
+        if is_current {
+            self.settle(group, op, Outcome::Aborted(AbortCause::Reported { reason }));
+        }
+    }
+
+    /// Commits what everybody is done with.
+    pub(super) fn settle_operations(&mut self) -> bool {
+        let mut finished = Vec::new();
+        for (group, operations) in &self.operations {
+            let Some(ring) = self.active.rings.get(group) else {
+                continue;
+            };
+            for (op, operation) in operations.unsettled() {
+                if operation.done.len() >= ring.len() {
+                    finished.push((*group, op, ring.clone()));
+                }
+            }
+        }
+        let any = !finished.is_empty();
+        for (group, op, contributors) in finished {
+            self.settle(group, op, Outcome::Committed { contributors });
+        }
+        any
+    }
+
+    /// The one place where an operation of the active epoch ends.
+    pub(super) fn settle(&mut self, group: GroupId, op: OperationId, outcome: Outcome) {
+        let Some(operations) = self.operations.get_mut(&group) else {
+            return;
+        };
+        if operations.unsettled.remove(&op.tag).is_none() {
+            return;
+        }
+        *operations.settled.entry(op.tag).or_insert(0) += 1;
+        match &outcome {
+            Outcome::Committed { .. } => debug!(%op, %group, "committed"),
+            Outcome::Aborted(cause) => debug!(%op, %group, ?cause, "aborted"),
+        }
+        let members = self.active.rings.get(&group).cloned().unwrap_or_default();
+        for peer in members {
+            self.say(
+                peer,
+                ToPeer::OperationSettled {
+                    op,
+                    outcome: outcome.clone(),
+                },
+            );
+        }
+    }
+}

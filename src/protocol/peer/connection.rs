@@ -1,0 +1,340 @@
+//! The control connection: joining, staying, coming back, and giving up.
+
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::{Identity, Output, Peer, Phase, Reply, RequestId};
+use crate::error::{ConnectError, Gone, MembershipError};
+use crate::protocol::session::Session;
+use crate::types::Timestamp;
+use crate::wire::control::{Hello, ToMaster, Welcome};
+
+/// How long a goodbye may go unanswered.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pauses between attempts to reach the master: the first and the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
+
+/// The control connection as this peer sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Connection {
+    /// None is wanted.
+    None,
+    /// Being made; `since` the last one broke.
+    Dialling { since: Timestamp, attempts: u32 },
+    /// Up.
+    Up {
+        last_heard: Timestamp,
+        next_heartbeat: Timestamp,
+    },
+}
+
+impl Peer {
+    pub(super) fn connect(&mut self, request: RequestId) {
+        match &self.phase {
+            Phase::Idle => {}
+            Phase::Gone(gone) => {
+                let gone = gone.clone();
+                return self.reply(request, Reply::Connect(Err(gone.into())));
+            }
+            _ => return self.reply(request, Reply::Connect(Err(ConnectError::AlreadyConnected))),
+        }
+        self.session = Session::new();
+        self.phase = Phase::Joining {
+            request,
+            deadline: self.now + self.config.connect_timeout,
+            last_error: "no answer".to_owned(),
+        };
+        self.dial(Hello::Join(self.config.join.clone()), 0);
+    }
+
+    fn dial(&mut self, hello: Hello, attempts: u32) {
+        let since = match self.connection {
+            Connection::Dialling { since, .. } => since,
+            Connection::None | Connection::Up { .. } => self.now,
+        };
+        self.connection = Connection::Dialling { since, attempts };
+        let after = match attempts {
+            0 => Duration::ZERO,
+            n => RETRY_FIRST
+                .saturating_mul(1 << (n - 1).min(8))
+                .min(RETRY_LONGEST),
+        };
+        self.outputs.push_back(Output::ReachMaster { hello, after });
+    }
+
+    pub(super) fn on_welcome(&mut self, welcome: Welcome) {
+        if !matches!(self.connection, Connection::Dialling { .. }) {
+            return;
+        }
+        let up = Connection::Up {
+            last_heard: self.now,
+            next_heartbeat: self.now,
+        };
+        match (welcome, &self.phase) {
+            (
+                Welcome::Registered {
+                    run,
+                    peer,
+                    token,
+                    heartbeat_interval,
+                    heartbeat_timeout,
+                },
+                Phase::Joining { request, .. },
+            ) => {
+                info!(%run, %peer, master = %self.config.master, "registered");
+                let request = *request;
+                self.connection = up;
+                let identity = Identity {
+                    run,
+                    peer,
+                    token,
+                    heartbeat_interval,
+                    heartbeat_timeout,
+                };
+                self.phase = Phase::Registered { identity, request };
+            }
+            (Welcome::Resumed { last_seen }, Phase::Registered { .. } | Phase::Member { .. }) => {
+                info!(master = %self.config.master, "resumed");
+                self.connection = up;
+                for frame in self.session.resume(last_seen) {
+                    self.outputs.push_back(Output::Send(frame));
+                }
+            }
+            (welcome, _) => {
+                warn!(?welcome, "an answer that fits no question");
+                self.drop_connection("the master's answer fits no question".to_owned());
+            }
+        }
+    }
+
+    pub(super) fn on_refused(&mut self, reason: String) {
+        match &self.phase {
+            Phase::Joining { request, .. } => {
+                let request = *request;
+                self.phase = Phase::Idle;
+                self.connection = Connection::None;
+                let master = self.config.master.clone();
+                let error = ConnectError::Refused { master, reason };
+                self.reply(request, Reply::Connect(Err(error)));
+            }
+            Phase::Registered { .. } | Phase::Member { .. } => self.on_evicted(reason),
+            Phase::Leaving { .. } => self.go(Gone::Closed),
+            Phase::Idle | Phase::Gone(_) => {}
+        }
+    }
+
+    pub(super) fn on_evicted(&mut self, reason: String) {
+        if let Phase::Registered { request, .. } = &self.phase {
+            // Never accepted: the caller may try again on the same communicator.
+            let (request, master) = (*request, self.config.master.clone());
+            self.stop_joining();
+            let error = ConnectError::Refused { master, reason };
+            return self.reply(request, Reply::Connect(Err(error)));
+        }
+        self.go(Gone::Evicted { reason });
+    }
+
+    pub(super) fn on_disconnected(&mut self, reason: String) {
+        let attempts = match self.connection {
+            Connection::None => return,
+            Connection::Dialling { attempts, .. } => attempts + 1,
+            Connection::Up { .. } => 0,
+        };
+        debug!(%reason, attempts, "no connection to the master");
+        match &mut self.phase {
+            Phase::Joining { last_error, .. } => {
+                *last_error = reason;
+                let hello = Hello::Join(self.config.join.clone());
+                // A port that refuses now may listen in a moment: a run is often started at once.
+                self.dial(hello, attempts.max(1));
+            }
+            Phase::Registered { .. } | Phase::Member { .. } => self.resume(attempts, reason),
+            Phase::Leaving { .. } => self.go(Gone::Closed),
+            Phase::Idle | Phase::Gone(_) => {}
+        }
+    }
+
+    fn resume(&mut self, attempts: u32, reason: String) {
+        if let Connection::Dialling { since, .. } = self.connection
+            && self.now.since(since) >= self.config.master_grace
+        {
+            return self.lose_master(reason);
+        }
+        if self.config.master_grace.is_zero() {
+            return self.lose_master(reason);
+        }
+        let (Phase::Registered { identity, .. } | Phase::Member { identity }) = &self.phase else {
+            return;
+        };
+        if attempts == 0 {
+            warn!(master = %self.config.master, %reason, "lost the master; dialling it again");
+        }
+        let hello = Hello::Resume {
+            run: identity.run,
+            peer: identity.peer,
+            token: identity.token,
+            last_seen: self.session.last_seen(),
+        };
+        self.dial(hello, attempts);
+    }
+
+    fn lose_master(&mut self, cause: String) {
+        let master = self.config.master.clone();
+        if let Phase::Registered { request, .. } = &self.phase {
+            let request = *request;
+            self.stop_joining();
+            let error = ConnectError::MasterUnreachable {
+                master,
+                reason: cause,
+            };
+            return self.reply(request, Reply::Connect(Err(error)));
+        }
+        let grace_ms = u64::try_from(self.config.master_grace.as_millis()).unwrap_or(u64::MAX);
+        self.go(Gone::MasterLost {
+            master,
+            grace_ms,
+            cause,
+        });
+    }
+
+    /// Back to the beginning: connect may be called again.
+    pub(super) fn stop_joining(&mut self) {
+        self.phase = Phase::Idle;
+        self.connection = Connection::None;
+        self.proposed = None;
+        self.links.clear();
+        self.links_up.clear();
+        let epoch = crate::types::Epoch::default();
+        self.outputs.push_back(Output::Wire {
+            epoch,
+            links: Vec::new(),
+        });
+        self.outputs.push_back(Output::LeaveMaster);
+    }
+
+    /// Gives up a connection that is open but of no use, and makes another.
+    pub(super) fn drop_connection(&mut self, reason: String) {
+        self.outputs.push_back(Output::LeaveMaster);
+        self.on_disconnected(reason);
+    }
+
+    pub(super) fn leave(&mut self, request: RequestId) {
+        let error = match &self.phase {
+            Phase::Member { .. } if self.operations.is_empty() && self.call.is_none() => None,
+            Phase::Member { .. } => Some(match &self.call {
+                Some(call) => MembershipError::CallInProgress {
+                    running: call.name(),
+                },
+                None => MembershipError::OperationsInFlight {
+                    count: self.operations.len(),
+                },
+            }),
+            Phase::Gone(Gone::Closed) => return self.reply(request, Reply::Membership(Ok(()))),
+            Phase::Gone(gone) => Some(gone.clone().into()),
+            _ => Some(MembershipError::NotConnected),
+        };
+        if let Some(error) = error {
+            return self.reply(request, Reply::Membership(Err(error)));
+        }
+        self.say(ToMaster::Leave);
+        self.phase = Phase::Leaving {
+            request,
+            deadline: self.now + LEAVE_TIMEOUT,
+        };
+        if !self.is_connected() {
+            self.go(Gone::Closed);
+        }
+    }
+
+    pub(super) fn on_leave_acknowledged(&mut self) {
+        if matches!(self.phase, Phase::Leaving { .. }) {
+            self.go(Gone::Closed);
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.connection, Connection::Up { .. })
+    }
+
+    pub(super) fn heard(&mut self) {
+        if let Connection::Up { last_heard, .. } = &mut self.connection {
+            *last_heard = self.now;
+        }
+    }
+
+    /// When the connection needs a look.
+    pub(super) fn connection_deadline(&self) -> Option<Timestamp> {
+        match (&self.phase, self.connection) {
+            (
+                Phase::Registered { identity, .. } | Phase::Member { identity },
+                Connection::Up {
+                    last_heard,
+                    next_heartbeat,
+                },
+            ) => Some(next_heartbeat.min(last_heard + identity.heartbeat_timeout)),
+            (
+                Phase::Registered { .. } | Phase::Member { .. },
+                Connection::Dialling { since, .. },
+            ) => Some(since + self.config.master_grace),
+            _ => None,
+        }
+    }
+
+    pub(super) fn on_tick(&mut self) {
+        match &self.phase {
+            Phase::Joining {
+                request,
+                deadline,
+                last_error,
+            } if *deadline <= self.now => {
+                let (request, reason) = (*request, last_error.clone());
+                self.stop_joining();
+                let master = self.config.master.clone();
+                let error = ConnectError::MasterUnreachable { master, reason };
+                return self.reply(request, Reply::Connect(Err(error)));
+            }
+            Phase::Leaving { deadline, .. } if *deadline <= self.now => {
+                return self.go(Gone::Closed);
+            }
+            Phase::Registered { identity, .. } | Phase::Member { identity } => {
+                let identity = identity.clone();
+                self.watch_connection(&identity);
+            }
+            _ => {}
+        }
+        self.watch_deadlines();
+    }
+
+    fn watch_connection(&mut self, identity: &Identity) {
+        match &mut self.connection {
+            Connection::Up {
+                last_heard,
+                next_heartbeat,
+            } => {
+                let silence = self.now.since(*last_heard);
+                // A tick that comes late says that this process was away, not the master.
+                let late = self.now.since(*next_heartbeat) > identity.heartbeat_timeout / 2;
+                if late {
+                    *last_heard = self.now;
+                } else if silence >= identity.heartbeat_timeout {
+                    let limit_ms = identity.heartbeat_timeout.as_millis();
+                    return self.drop_connection(format!("silent for {limit_ms} ms"));
+                }
+                if *next_heartbeat <= self.now {
+                    *next_heartbeat = self.now + identity.heartbeat_interval;
+                    let frame = self.session.whisper(ToMaster::Heartbeat);
+                    self.outputs.push_back(Output::Send(frame));
+                }
+            }
+            Connection::Dialling { since, .. } => {
+                if self.now.since(*since) >= self.config.master_grace {
+                    self.lose_master("it did not answer".to_owned());
+                }
+            }
+            Connection::None => {}
+        }
+    }
+}

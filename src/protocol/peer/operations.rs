@@ -1,0 +1,347 @@
+//! Operations of this peer's caller: begun without asking, ended only by the master.
+
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::{OPERATIONS_MAX, Output, Peer, Phase, Reply, RequestId};
+use crate::error::{CollectiveError, Gone, LostPeer};
+use crate::types::{Descriptor, OperationId, PeerId, Tag, Timestamp};
+use crate::wire::control::{AbortCause, Outcome, ToMaster};
+
+/// An operation that the caller waits for.
+#[derive(Debug)]
+pub(super) struct Operation {
+    request: RequestId,
+    descriptor: Descriptor,
+    /// When the caller wants it aborted; none once the master was told.
+    deadline: Option<Timestamp>,
+    cancelled: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// For the proposed epoch to be active.
+    Waiting,
+    Running {
+        op: OperationId,
+    },
+    /// For the buffers to be free.
+    Ending {
+        op: OperationId,
+        then: Then,
+    },
+}
+
+#[derive(Debug)]
+enum Then {
+    Reply(Result<Vec<PeerId>, CollectiveError>),
+    Restart,
+}
+
+impl Operation {
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Running { .. } => self.deadline,
+            State::Waiting | State::Ending { .. } => None,
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn all_reduce(
+        &mut self,
+        request: RequestId,
+        tag: Tag,
+        descriptor: Descriptor,
+        deadline: Option<Duration>,
+    ) {
+        if let Some(error) = self.refuse_operation(tag) {
+            return self.reply(request, Reply::AllReduce(Err(error)));
+        }
+        let deadline = deadline.map(|deadline| self.now + deadline);
+        let operation = Operation {
+            request,
+            descriptor,
+            deadline,
+            cancelled: false,
+            state: State::Waiting,
+        };
+        self.operations.insert(tag, operation);
+        self.begin_waiting();
+    }
+
+    fn refuse_operation(&mut self, tag: Tag) -> Option<CollectiveError> {
+        match &self.phase {
+            Phase::Member { .. } => {}
+            Phase::Gone(gone) => return Some(gone.clone().into()),
+            _ => return Some(CollectiveError::NotConnected),
+        }
+        if self.operations.contains_key(&tag) {
+            return Some(CollectiveError::TagInUse { tag });
+        }
+        if self.operations.len() >= OPERATIONS_MAX {
+            return Some(CollectiveError::TooManyOperations {
+                limit: OPERATIONS_MAX,
+            });
+        }
+        self.pay_debt(tag)
+    }
+
+    /// The oldest failure of this tag that the caller has not been told.
+    fn pay_debt(&mut self, tag: Tag) -> Option<CollectiveError> {
+        let debts = self.debts.get_mut(&tag)?;
+        let cause = debts.pop_front();
+        if debts.is_empty() {
+            self.debts.remove(&tag);
+        }
+        cause.map(|cause| abort_error(tag, cause, false))
+    }
+
+    /// Begins what waits, unless an epoch is on its way.
+    pub(super) fn begin_waiting(&mut self) {
+        if self.proposed.is_some() {
+            return;
+        }
+        let Some(active) = &self.active else { return };
+        let active = active.clone();
+        let world_size = u32::try_from(active.ring.len()).unwrap_or(u32::MAX);
+        let is_waiting = |operation: &Operation| matches!(operation.state, State::Waiting);
+        let waiting: Vec<Tag> = self
+            .operations
+            .iter()
+            .filter(|(_, o)| is_waiting(o))
+            .map(|(tag, _)| *tag)
+            .collect();
+        for tag in waiting {
+            let error = match self.pay_debt(tag) {
+                Some(error) => Some(error),
+                None if world_size < 2 => Some(CollectiveError::TooFewPeers { world_size }),
+                None => None,
+            };
+            if let Some(error) = error
+                && let Some(operation) = self.operations.remove(&tag)
+            {
+                self.reply(operation.request, Reply::AllReduce(Err(error)));
+            }
+        }
+        let mut begun = Vec::new();
+        for (tag, operation) in &mut self.operations {
+            if !is_waiting(operation) {
+                continue;
+            }
+            let n = self.settled.get(tag).copied().unwrap_or(0);
+            let op = OperationId {
+                epoch: active.epoch,
+                tag: *tag,
+                n,
+            };
+            operation.state = State::Running { op };
+            self.outputs.push_back(Output::BeginOperation {
+                request: operation.request,
+                op,
+                descriptor: operation.descriptor,
+                rank: active.rank,
+                ring: active.ring.clone(),
+            });
+            begun.push((op, operation.descriptor));
+        }
+        for (op, descriptor) in begun {
+            self.say(ToMaster::OperationBegun { op, descriptor });
+        }
+    }
+
+    pub(super) fn on_operation_finished(&mut self, op: OperationId) {
+        if let Some(State::Running { op: running }) = self.operations.get(&op.tag).map(|o| &o.state)
+            && *running == op
+        {
+            self.say(ToMaster::OperationDone { op });
+        }
+    }
+
+    /// An operation of the active epoch has its outcome, for everybody.
+    pub(super) fn on_settled(&mut self, op: OperationId, outcome: Outcome) {
+        let is_of_active = self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.epoch == op.epoch);
+        if is_of_active {
+            let settled = self.settled.entry(op.tag).or_insert(0);
+            *settled = (*settled).max(op.n.saturating_add(1));
+        }
+        let running = self
+            .operations
+            .get_mut(&op.tag)
+            .filter(|o| matches!(o.state, State::Running { op: running } if running == op));
+        match (running, outcome) {
+            (Some(operation), Outcome::Committed { contributors }) => {
+                operation.state = State::Ending {
+                    op,
+                    then: Then::Reply(Ok(contributors)),
+                };
+                self.outputs.push_back(Output::EndOperation {
+                    op,
+                    roll_back: false,
+                });
+            }
+            (Some(operation), Outcome::Aborted(cause)) => {
+                debug!(%op, ?cause, "aborted");
+                let error = abort_error(op.tag, cause, operation.cancelled);
+                operation.state = State::Ending {
+                    op,
+                    then: Then::Reply(Err(error)),
+                };
+                self.outputs.push_back(Output::EndOperation {
+                    op,
+                    roll_back: true,
+                });
+            }
+            // A newcomer owes nothing of an epoch it was not in.
+            (None, _) if !is_of_active => {}
+            (None, Outcome::Aborted(cause)) => {
+                debug!(%op, ?cause, "aborted before it was called here; its next use will say so");
+                self.debts.entry(op.tag).or_default().push_back(cause);
+                self.outputs.push_back(Output::NoteSettled { op });
+            }
+            (None, Outcome::Committed { .. }) => {
+                self.outputs.push_back(Output::NoteSettled { op });
+            }
+        }
+    }
+
+    /// What was begun in the epoch that ends and has no outcome is put back, to start again.
+    pub(super) fn put_back_unlisted(&mut self) {
+        for operation in self.operations.values_mut() {
+            if let State::Running { op } = operation.state {
+                debug!(%op, "starts again in the next epoch");
+                operation.state = State::Ending {
+                    op,
+                    then: Then::Restart,
+                };
+                self.outputs.push_back(Output::EndOperation {
+                    op,
+                    roll_back: true,
+                });
+            }
+        }
+    }
+
+    pub(super) fn on_operation_ended(&mut self, op: OperationId) {
+        let ended = |o: &&mut Operation| matches!(o.state, State::Ending { op: ending, .. } if ending == op);
+        let Some(operation) = self.operations.get_mut(&op.tag).filter(ended) else {
+            return;
+        };
+        match std::mem::replace(&mut operation.state, State::Waiting) {
+            State::Ending {
+                then: Then::Reply(result),
+                ..
+            } => {
+                let request = operation.request;
+                self.operations.remove(&op.tag);
+                self.reply(request, Reply::AllReduce(result));
+            }
+            State::Ending {
+                then: Then::Restart,
+                ..
+            } if operation.cancelled => {
+                let request = operation.request;
+                self.operations.remove(&op.tag);
+                self.reply(request, Reply::AllReduce(Err(CollectiveError::Cancelled)));
+            }
+            _ => self.begin_waiting(),
+        }
+    }
+
+    pub(super) fn cancel_operations(&mut self) {
+        let mut reports = Vec::new();
+        let mut waiting = Vec::new();
+        for (tag, operation) in &mut self.operations {
+            operation.cancelled = true;
+            match operation.state {
+                State::Waiting => waiting.push(*tag),
+                State::Running { op } => reports.push(op),
+                State::Ending { .. } => {}
+            }
+        }
+        for tag in waiting {
+            if let Some(operation) = self.operations.remove(&tag) {
+                let error = CollectiveError::Cancelled;
+                self.reply(operation.request, Reply::AllReduce(Err(error)));
+            }
+        }
+        for op in reports {
+            let reason = "its caller cancelled it".to_owned();
+            self.say(ToMaster::OperationFailed { op, reason });
+        }
+    }
+
+    pub(super) fn watch_deadlines(&mut self) {
+        let now = self.now;
+        let mut passed = Vec::new();
+        for operation in self.operations.values_mut() {
+            if let State::Running { op } = operation.state
+                && operation
+                    .deadline
+                    .take_if(|deadline| *deadline <= now)
+                    .is_some()
+            {
+                passed.push(op);
+            }
+        }
+        for op in passed {
+            self.say(ToMaster::DeadlinePassed { op });
+        }
+    }
+
+    /// Puts everything back for a peer that is gone.
+    pub(super) fn end_operations(&mut self, gone: &Gone) {
+        let mut waiting = Vec::new();
+        for (tag, operation) in &mut self.operations {
+            let error = || Err(CollectiveError::Gone(gone.clone()));
+            match &mut operation.state {
+                State::Waiting => waiting.push(*tag),
+                State::Running { op } => {
+                    let op = *op;
+                    operation.state = State::Ending {
+                        op,
+                        then: Then::Reply(error()),
+                    };
+                    self.outputs.push_back(Output::EndOperation {
+                        op,
+                        roll_back: true,
+                    });
+                }
+                State::Ending {
+                    then: then @ Then::Restart,
+                    ..
+                } => *then = Then::Reply(error()),
+                State::Ending {
+                    then: Then::Reply(_),
+                    ..
+                } => {}
+            }
+        }
+        for tag in waiting {
+            if let Some(operation) = self.operations.remove(&tag) {
+                let error = CollectiveError::Gone(gone.clone());
+                self.reply(operation.request, Reply::AllReduce(Err(error)));
+            }
+        }
+    }
+}
+
+fn abort_error(tag: Tag, cause: AbortCause, cancelled: bool) -> CollectiveError {
+    match cause {
+        AbortCause::PeersLost(lost) => CollectiveError::PeersLost {
+            lost: lost
+                .into_iter()
+                .map(|(peer, reason)| LostPeer { peer, reason })
+                .collect(),
+        },
+        AbortCause::Reported { .. } if cancelled => CollectiveError::Cancelled,
+        AbortCause::Reported { reason } => CollectiveError::Aborted { reason },
+        AbortCause::Mismatch { field, detail } => CollectiveError::Mismatch { tag, field, detail },
+        AbortCause::CannotMeet { detail } => CollectiveError::CannotMeet { detail },
+    }
+}

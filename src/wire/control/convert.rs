@@ -1,0 +1,651 @@
+//! Control messages to and from their field numbers; here is where nonsense is refused.
+
+use std::time::Duration;
+
+use prost::Message as _;
+
+use super::proto as p;
+use super::{
+    AbortCause, CallResult, Frame, Hello, Join, JointCall, LinkSpec, Message, Outcome, Proposal,
+    SyncPlan, ToMaster, ToPeer, Welcome,
+};
+use crate::shared_state::{Digest, Entry, Presentation, SyncStrategy};
+use crate::types::{
+    DataType, Descriptor, Epoch, GroupId, OperationId, PeerId, PeerName, ReduceOp, Revision, RunId,
+    Tag, WorldSizes,
+};
+
+/// Longest label or host name that a hello may carry, in bytes.
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// Most lanes that a link may have.
+pub const MAX_LANES: u16 = 256;
+
+/// Why bytes are no control message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// A length over the limit.
+    #[error("a length of {len_bytes} bytes is over the limit of {limit_bytes}")]
+    TooLong {
+        /// The length.
+        len_bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// The bytes are not those that were sent.
+    #[error("checksum mismatch")]
+    Checksum,
+    /// The bytes do not follow the encoding.
+    #[error("malformed message: {0}")]
+    Malformed(String),
+    /// A field has a value that makes no sense.
+    #[error("field `{field}` makes no sense: {value}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// Its value, for people.
+        value: String,
+    },
+}
+
+type Decoded<T> = Result<T, DecodeError>;
+
+impl From<prost::DecodeError> for DecodeError {
+    fn from(error: prost::DecodeError) -> Self {
+        DecodeError::Malformed(error.to_string())
+    }
+}
+
+impl Message for Hello {
+    fn encode(&self) -> Vec<u8> {
+        let kind = match self {
+            Hello::Join(join) => p::HelloKind::Join(p::Join {
+                group: join.group.0,
+                label: join.label.clone(),
+                advertised_host: join.advertised_host.clone(),
+                port: u32::from(join.port),
+                lanes: u32::from(join.lanes),
+            }),
+            Hello::Resume {
+                run,
+                peer,
+                token,
+                last_seen,
+            } => p::HelloKind::Resume(p::Resume {
+                run: run.0,
+                peer: peer.0,
+                token: *token,
+                last_seen: *last_seen,
+            }),
+        };
+        p::Hello { kind: Some(kind) }.encode_to_vec()
+    }
+
+    fn decode(bytes: &[u8]) -> Decoded<Self> {
+        Ok(match present("hello", p::Hello::decode(bytes)?.kind)? {
+            p::HelloKind::Join(join) => Hello::Join(Join {
+                group: GroupId(join.group),
+                label: short("label", join.label)?,
+                advertised_host: short("advertised_host", join.advertised_host)?,
+                port: match u16::try_from(join.port) {
+                    Ok(port) if port > 0 => port,
+                    _ => return Err(nonsense("port", join.port)),
+                },
+                lanes: lanes(join.lanes)?,
+            }),
+            p::HelloKind::Resume(resume) => Hello::Resume {
+                run: RunId(resume.run),
+                peer: PeerId(resume.peer),
+                token: resume.token,
+                last_seen: resume.last_seen,
+            },
+        })
+    }
+}
+
+impl Message for Welcome {
+    fn encode(&self) -> Vec<u8> {
+        let kind = match self {
+            Welcome::Registered {
+                run,
+                peer,
+                token,
+                heartbeat_interval,
+                heartbeat_timeout,
+            } => p::WelcomeKind::Registered(p::Registered {
+                run: run.0,
+                peer: peer.0,
+                token: *token,
+                heartbeat_interval_ms: milliseconds(*heartbeat_interval),
+                heartbeat_timeout_ms: milliseconds(*heartbeat_timeout),
+            }),
+            Welcome::Resumed { last_seen } => {
+                p::WelcomeKind::Resumed(p::Number { value: *last_seen })
+            }
+        };
+        p::Welcome { kind: Some(kind) }.encode_to_vec()
+    }
+
+    fn decode(bytes: &[u8]) -> Decoded<Self> {
+        Ok(match present("welcome", p::Welcome::decode(bytes)?.kind)? {
+            p::WelcomeKind::Registered(r) => {
+                if r.heartbeat_interval_ms == 0 || r.heartbeat_timeout_ms == 0 {
+                    return Err(nonsense("heartbeat_interval_ms", r.heartbeat_interval_ms));
+                }
+                Welcome::Registered {
+                    run: RunId(r.run),
+                    peer: PeerId(r.peer),
+                    token: r.token,
+                    heartbeat_interval: Duration::from_millis(r.heartbeat_interval_ms.into()),
+                    heartbeat_timeout: Duration::from_millis(r.heartbeat_timeout_ms.into()),
+                }
+            }
+            p::WelcomeKind::Resumed(number) => Welcome::Resumed {
+                last_seen: number.value,
+            },
+        })
+    }
+}
+
+impl Message for Frame<ToMaster> {
+    fn encode(&self) -> Vec<u8> {
+        use p::ToMaster as P;
+        let message = match &self.message {
+            ToMaster::Heartbeat => P::Heartbeat(p::Empty {}),
+            ToMaster::EpochAcknowledged { epoch } => P::EpochAcknowledged((*epoch).into()),
+            ToMaster::Wired { epoch } => P::Wired((*epoch).into()),
+            ToMaster::LinkFailed {
+                epoch,
+                peer,
+                reason,
+            } => P::LinkFailed(p::LinkFailed {
+                epoch: (*epoch).into(),
+                peer: peer.0,
+                reason: reason.clone(),
+            }),
+            ToMaster::LinkState { peer, up } => P::LinkState(p::LinkState {
+                peer: peer.0,
+                up: *up,
+            }),
+            ToMaster::Call(JointCall::UpdateTopology) => P::UpdateTopology(p::Empty {}),
+            ToMaster::Call(JointCall::ArePeersPending) => P::ArePeersPending(p::Empty {}),
+            ToMaster::Call(JointCall::SyncSharedState(presentation)) => {
+                P::SyncSharedState(presentation.into())
+            }
+            ToMaster::CancelCall => P::CancelCall(p::Empty {}),
+            ToMaster::OperationBegun { op, descriptor } => P::OperationBegun(p::OperationBegun {
+                op: (*op).into(),
+                count: descriptor.count,
+                data_type: descriptor.data_type as u32,
+                reduce_op: descriptor.op as u32,
+            }),
+            ToMaster::OperationDone { op } => P::OperationDone((*op).into()),
+            ToMaster::OperationFailed { op, reason } => P::OperationFailed(p::OperationFailed {
+                op: (*op).into(),
+                reason: reason.clone(),
+            }),
+            ToMaster::DeadlinePassed { op } => P::DeadlinePassed((*op).into()),
+            ToMaster::SyncReceived { round } => P::SyncReceived(p::Number { value: *round }),
+            ToMaster::SyncFailed {
+                round,
+                holder,
+                reason,
+            } => P::SyncFailed(p::SyncFailed {
+                round: *round,
+                holder: holder.0,
+                reason: reason.clone(),
+            }),
+            ToMaster::Leave => P::Leave(p::Empty {}),
+        };
+        p::FrameToMaster {
+            sequence: self.sequence,
+            acknowledged: self.acknowledged,
+            message: Some(message),
+        }
+        .encode_to_vec()
+    }
+
+    fn decode(bytes: &[u8]) -> Decoded<Self> {
+        use p::ToMaster as P;
+        let frame = p::FrameToMaster::decode(bytes)?;
+        let message = match present("message", frame.message)? {
+            P::Heartbeat(_) => ToMaster::Heartbeat,
+            P::EpochAcknowledged(epoch) => ToMaster::EpochAcknowledged {
+                epoch: epoch.into(),
+            },
+            P::Wired(epoch) => ToMaster::Wired {
+                epoch: epoch.into(),
+            },
+            P::LinkFailed(m) => ToMaster::LinkFailed {
+                epoch: m.epoch.into(),
+                peer: PeerId(m.peer),
+                reason: m.reason,
+            },
+            P::LinkState(m) => ToMaster::LinkState {
+                peer: PeerId(m.peer),
+                up: m.up,
+            },
+            P::UpdateTopology(_) => ToMaster::Call(JointCall::UpdateTopology),
+            P::ArePeersPending(_) => ToMaster::Call(JointCall::ArePeersPending),
+            P::SyncSharedState(m) => ToMaster::Call(JointCall::SyncSharedState(m.try_into()?)),
+            P::CancelCall(_) => ToMaster::CancelCall,
+            P::OperationBegun(m) => ToMaster::OperationBegun {
+                op: m.op.into(),
+                descriptor: Descriptor {
+                    count: m.count,
+                    data_type: data_type(m.data_type)?,
+                    op: ReduceOp::from_number(m.reduce_op)
+                        .ok_or_else(|| nonsense("reduce_op", m.reduce_op))?,
+                },
+            },
+            P::OperationDone(op) => ToMaster::OperationDone { op: op.into() },
+            P::OperationFailed(m) => ToMaster::OperationFailed {
+                op: m.op.into(),
+                reason: m.reason,
+            },
+            P::DeadlinePassed(op) => ToMaster::DeadlinePassed { op: op.into() },
+            P::SyncReceived(round) => ToMaster::SyncReceived { round: round.value },
+            P::SyncFailed(m) => ToMaster::SyncFailed {
+                round: m.round,
+                holder: PeerId(m.holder),
+                reason: m.reason,
+            },
+            P::Leave(_) => ToMaster::Leave,
+        };
+        Ok(Frame {
+            sequence: frame.sequence,
+            acknowledged: frame.acknowledged,
+            message,
+        })
+    }
+}
+
+impl Message for Frame<ToPeer> {
+    fn encode(&self) -> Vec<u8> {
+        use p::ToPeer as P;
+        let message = match &self.message {
+            ToPeer::Heartbeat => P::Heartbeat(p::Empty {}),
+            ToPeer::EpochProposed(proposal) => P::EpochProposed(proposal.into()),
+            ToPeer::EpochActive { epoch } => P::EpochActive((*epoch).into()),
+            ToPeer::OperationSettled { op, outcome } => P::OperationSettled(settled(op, outcome)),
+            ToPeer::CallDone(result) => P::CallDone(result.into()),
+            ToPeer::SyncPlan(plan) => P::SyncPlan(p::SyncPlan {
+                round: plan.round,
+                token: plan.token.to_vec(),
+                digests: plan.digests.iter().map(digest_bytes).collect(),
+                receive: plan.receive.clone(),
+                holder: plan.holder.as_ref().map(Into::into),
+            }),
+            ToPeer::Evicted { reason } => P::Evicted(p::Text {
+                text: reason.clone(),
+            }),
+            ToPeer::LeaveAcknowledged => P::LeaveAcknowledged(p::Empty {}),
+        };
+        p::FrameToPeer {
+            sequence: self.sequence,
+            acknowledged: self.acknowledged,
+            message: Some(message),
+        }
+        .encode_to_vec()
+    }
+
+    fn decode(bytes: &[u8]) -> Decoded<Self> {
+        use p::ToPeer as P;
+        let frame = p::FrameToPeer::decode(bytes)?;
+        let message = match present("message", frame.message)? {
+            P::Heartbeat(_) => ToPeer::Heartbeat,
+            P::EpochProposed(proposal) => ToPeer::EpochProposed(proposal.try_into()?),
+            P::EpochActive(epoch) => ToPeer::EpochActive {
+                epoch: epoch.into(),
+            },
+            P::OperationSettled(settled) => {
+                let (op, outcome) = unsettled(settled)?;
+                ToPeer::OperationSettled { op, outcome }
+            }
+            P::CallDone(result) => ToPeer::CallDone(result.try_into()?),
+            P::SyncPlan(plan) => ToPeer::SyncPlan(SyncPlan {
+                round: plan.round,
+                token: secret("token", &plan.token)?,
+                digests: plan
+                    .digests
+                    .iter()
+                    .map(|d| digest(d))
+                    .collect::<Decoded<_>>()?,
+                receive: plan.receive,
+                holder: plan.holder.map(Into::into),
+            }),
+            P::Evicted(text) => ToPeer::Evicted { reason: text.text },
+            P::LeaveAcknowledged(_) => ToPeer::LeaveAcknowledged,
+        };
+        Ok(Frame {
+            sequence: frame.sequence,
+            acknowledged: frame.acknowledged,
+            message,
+        })
+    }
+}
+
+impl From<Epoch> for p::Epoch {
+    fn from(epoch: Epoch) -> Self {
+        p::Epoch {
+            term: epoch.term,
+            count: epoch.count,
+        }
+    }
+}
+
+impl From<p::Epoch> for Epoch {
+    fn from(epoch: p::Epoch) -> Self {
+        Epoch {
+            term: epoch.term,
+            count: epoch.count,
+        }
+    }
+}
+
+impl From<OperationId> for p::Operation {
+    fn from(op: OperationId) -> Self {
+        p::Operation {
+            epoch: op.epoch.into(),
+            tag: op.tag.0,
+            n: op.n,
+        }
+    }
+}
+
+impl From<p::Operation> for OperationId {
+    fn from(op: p::Operation) -> Self {
+        OperationId {
+            epoch: op.epoch.into(),
+            tag: Tag(op.tag),
+            n: op.n,
+        }
+    }
+}
+
+impl From<&PeerName> for p::PeerName {
+    fn from(name: &PeerName) -> Self {
+        p::PeerName {
+            id: name.id.0,
+            label: name.label.clone(),
+            address: name.address.clone(),
+        }
+    }
+}
+
+impl From<p::PeerName> for PeerName {
+    fn from(name: p::PeerName) -> Self {
+        PeerName {
+            id: PeerId(name.id),
+            label: name.label,
+            address: name.address,
+        }
+    }
+}
+
+impl From<&Presentation> for p::Presentation {
+    fn from(presentation: &Presentation) -> Self {
+        p::Presentation {
+            revision: presentation.revision.0,
+            strategy: presentation.strategy as u32,
+            entries: presentation
+                .entries
+                .iter()
+                .map(|entry| p::Entry {
+                    name: entry.name.clone(),
+                    data_type: entry.data_type as u32,
+                    count: entry.count,
+                    digest: digest_bytes(&entry.digest),
+                    tainted: entry.tainted,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<p::Presentation> for Presentation {
+    type Error = DecodeError;
+
+    fn try_from(presentation: p::Presentation) -> Decoded<Self> {
+        let strategy = SyncStrategy::from_number(presentation.strategy)
+            .ok_or_else(|| nonsense("strategy", presentation.strategy))?;
+        let mut entries = Vec::with_capacity(presentation.entries.len());
+        for entry in presentation.entries {
+            entries.push(Entry {
+                name: entry.name,
+                data_type: data_type(entry.data_type)?,
+                count: entry.count,
+                digest: digest(&entry.digest)?,
+                tainted: entry.tainted,
+            });
+        }
+        Ok(Presentation {
+            revision: Revision(presentation.revision),
+            strategy,
+            entries,
+        })
+    }
+}
+
+impl From<&Proposal> for p::Proposal {
+    fn from(proposal: &Proposal) -> Self {
+        p::Proposal {
+            epoch: proposal.epoch.into(),
+            global: proposal.sizes.global,
+            group: proposal.sizes.group,
+            groups: proposal.sizes.groups,
+            largest_group: proposal.sizes.largest_group,
+            ring: proposal.ring.iter().map(Into::into).collect(),
+            links: proposal
+                .links
+                .iter()
+                .map(|link| p::Link {
+                    peer: (&link.peer).into(),
+                    secret: link.secret.to_vec(),
+                    lanes: u32::from(link.lanes),
+                    dials: link.dials,
+                })
+                .collect(),
+            outcomes: proposal
+                .outcomes
+                .iter()
+                .map(|(op, o)| settled(op, o))
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<p::Proposal> for Proposal {
+    type Error = DecodeError;
+
+    fn try_from(proposal: p::Proposal) -> Decoded<Self> {
+        let mut links = Vec::with_capacity(proposal.links.len());
+        for link in proposal.links {
+            links.push(LinkSpec {
+                peer: link.peer.into(),
+                secret: secret("secret", &link.secret)?,
+                lanes: lanes(link.lanes)?,
+                dials: link.dials,
+            });
+        }
+        Ok(Proposal {
+            epoch: proposal.epoch.into(),
+            sizes: WorldSizes {
+                global: proposal.global,
+                group: proposal.group,
+                groups: proposal.groups,
+                largest_group: proposal.largest_group,
+            },
+            ring: proposal.ring.into_iter().map(Into::into).collect(),
+            links,
+            outcomes: proposal
+                .outcomes
+                .into_iter()
+                .map(unsettled)
+                .collect::<Decoded<_>>()?,
+        })
+    }
+}
+
+impl From<&CallResult> for p::CallResult {
+    fn from(result: &CallResult) -> Self {
+        use p::CallResultKind as P;
+        let kind = match result {
+            CallResult::Updated => P::Updated(p::Empty {}),
+            CallResult::Pending(answer) => P::Pending(*answer),
+            CallResult::Synced { revision } => P::Synced(revision.0),
+            CallResult::SyncAborted { reason } => P::SyncAborted(reason.clone()),
+            CallResult::NoCleanState { reason } => P::NoCleanState(reason.clone()),
+            CallResult::StaleRevision {
+                presented,
+                expected,
+            } => P::StaleRevision(p::StaleRevision {
+                presented: presented.0,
+                expected: expected.0,
+            }),
+            CallResult::InvalidState { reason } => P::InvalidState(reason.clone()),
+            CallResult::CannotMeet { detail } => P::CannotMeet(detail.clone()),
+            CallResult::Cancelled => P::Cancelled(p::Empty {}),
+        };
+        p::CallResult { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<p::CallResult> for CallResult {
+    type Error = DecodeError;
+
+    fn try_from(result: p::CallResult) -> Decoded<Self> {
+        use p::CallResultKind as P;
+        Ok(match present("call result", result.kind)? {
+            P::Updated(_) => CallResult::Updated,
+            P::Pending(answer) => CallResult::Pending(answer),
+            P::Synced(revision) => CallResult::Synced {
+                revision: Revision(revision),
+            },
+            P::SyncAborted(reason) => CallResult::SyncAborted { reason },
+            P::NoCleanState(reason) => CallResult::NoCleanState { reason },
+            P::StaleRevision(m) => CallResult::StaleRevision {
+                presented: Revision(m.presented),
+                expected: Revision(m.expected),
+            },
+            P::InvalidState(reason) => CallResult::InvalidState { reason },
+            P::CannotMeet(detail) => CallResult::CannotMeet { detail },
+            P::Cancelled(_) => CallResult::Cancelled,
+        })
+    }
+}
+
+fn settled(op: &OperationId, outcome: &Outcome) -> p::Settled {
+    use p::Outcome as P;
+    let outcome = match outcome {
+        Outcome::Committed { contributors } => P::Committed(p::Peers {
+            ids: contributors.iter().map(|peer| peer.0).collect(),
+        }),
+        Outcome::Aborted(AbortCause::PeersLost(lost)) => P::PeersLost(p::LostPeers {
+            lost: lost
+                .iter()
+                .map(|(peer, reason)| p::LostPeer {
+                    peer: peer.into(),
+                    reason: reason.clone(),
+                })
+                .collect(),
+        }),
+        Outcome::Aborted(AbortCause::Reported { reason }) => P::Reported(p::Text {
+            text: reason.clone(),
+        }),
+        Outcome::Aborted(AbortCause::Mismatch { field, detail }) => P::Mismatch(p::Mismatch {
+            field: field.clone(),
+            detail: detail.clone(),
+        }),
+        Outcome::Aborted(AbortCause::CannotMeet { detail }) => P::CannotMeet(p::Text {
+            text: detail.clone(),
+        }),
+    };
+    p::Settled {
+        op: (*op).into(),
+        outcome: Some(outcome),
+    }
+}
+
+fn unsettled(settled: p::Settled) -> Decoded<(OperationId, Outcome)> {
+    use p::Outcome as P;
+    let outcome = match present("outcome", settled.outcome)? {
+        P::Committed(peers) => Outcome::Committed {
+            contributors: peers.ids.into_iter().map(PeerId).collect(),
+        },
+        P::PeersLost(m) => Outcome::Aborted(AbortCause::PeersLost(
+            m.lost
+                .into_iter()
+                .map(|lost| (lost.peer.into(), lost.reason))
+                .collect(),
+        )),
+        P::Reported(m) => Outcome::Aborted(AbortCause::Reported { reason: m.text }),
+        P::Mismatch(m) => Outcome::Aborted(AbortCause::Mismatch {
+            field: m.field,
+            detail: m.detail,
+        }),
+        P::CannotMeet(m) => Outcome::Aborted(AbortCause::CannotMeet { detail: m.text }),
+    };
+    Ok((settled.op.into(), outcome))
+}
+
+fn present<T>(field: &'static str, value: Option<T>) -> Decoded<T> {
+    value.ok_or_else(|| nonsense(field, "missing"))
+}
+
+fn nonsense(field: &'static str, value: impl ToString) -> DecodeError {
+    DecodeError::Field {
+        field,
+        value: value.to_string(),
+    }
+}
+
+fn short(field: &'static str, text: String) -> Decoded<String> {
+    if text.len() <= MAX_NAME_BYTES {
+        Ok(text)
+    } else {
+        Err(nonsense(
+            field,
+            format!("{} bytes, at most {MAX_NAME_BYTES}", text.len()),
+        ))
+    }
+}
+
+fn lanes(number: u32) -> Decoded<u16> {
+    match u16::try_from(number) {
+        Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
+        _ => Err(nonsense("lanes", number)),
+    }
+}
+
+fn data_type(number: u32) -> Decoded<DataType> {
+    DataType::from_number(number).ok_or_else(|| nonsense("data_type", number))
+}
+
+fn secret(field: &'static str, bytes: &[u8]) -> Decoded<[u8; 16]> {
+    bytes
+        .try_into()
+        .map_err(|_| nonsense(field, format!("{} bytes", bytes.len())))
+}
+
+fn digest(bytes: &[u8]) -> Decoded<Option<Digest>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    match bytes.try_into() {
+        Ok(digest) => Ok(Some(Digest(digest))),
+        Err(_) => Err(nonsense("digest", format!("{} bytes", bytes.len()))),
+    }
+}
+
+fn digest_bytes(digest: &Option<Digest>) -> Vec<u8> {
+    digest
+        .as_ref()
+        .map(|digest| digest.0.to_vec())
+        .unwrap_or_default()
+}
+
+fn milliseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,354 @@
+//! Control messages: what a peer and the master say to each other.
+//!
+//! ```text
+//! greeting body   Hello    peer -> master   join, or resume a session that broke
+//! answer body     Welcome  master -> peer   the answer to it
+//! then frames     Frame<ToMaster> and Frame<ToPeer>, numbered, each acknowledging the other side
+//! ```
+//!
+//! The messages are plain Rust types here; `proto` gives each its field numbers and `convert`
+//! goes between the two and refuses what makes no sense. A new message is a variant here, a
+//! struct in `proto`, and a line each way in `convert`.
+
+mod convert;
+mod frame;
+mod proto;
+
+pub use convert::{DecodeError, MAX_LANES, MAX_NAME_BYTES};
+pub use frame::{FRAME_HEADER_BYTES, FrameHeader, MAX_FRAME_BYTES};
+
+use std::time::Duration;
+
+use crate::shared_state::{Digest, Presentation};
+use crate::types::{
+    Descriptor, Epoch, GroupId, OperationId, PeerId, PeerName, Revision, RunId, WorldSizes,
+};
+
+/// One numbered message on a control connection. `sequence` 0 is not numbered (heartbeats) and is
+/// not repeated after a reconnect.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame<M> {
+    /// Number of this message in its direction, from 1; 0 for a message without one.
+    pub sequence: u64,
+    /// The highest number seen of the other direction.
+    pub acknowledged: u64,
+    /// The message.
+    pub message: M,
+}
+
+/// What a peer says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hello {
+    /// A new peer wants to be registered.
+    Join(Join),
+    /// A peer whose connection broke goes on with its session.
+    Resume {
+        /// The run it belongs to.
+        run: RunId,
+        /// Who it is.
+        peer: PeerId,
+        /// The proof that it is.
+        token: u64,
+        /// The last message of the master that it has seen.
+        last_seen: u64,
+    },
+}
+
+/// What a new peer says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// The group it wants to be in.
+    pub group: GroupId,
+    /// Its owner's name for it, for logs and errors.
+    pub label: String,
+    /// The host others shall dial; empty for the address that the master sees.
+    pub advertised_host: String,
+    /// The port others shall dial.
+    pub port: u16,
+    /// Lanes it wants per link.
+    pub lanes: u16,
+}
+
+/// The master's answer to a hello that it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Welcome {
+    /// The peer is registered.
+    Registered {
+        /// The run.
+        run: RunId,
+        /// The new peer's id.
+        peer: PeerId,
+        /// What it shows when it resumes.
+        token: u64,
+        /// How often both sides speak at least.
+        heartbeat_interval: Duration,
+        /// How long silence may last before either side takes the connection for dead.
+        heartbeat_timeout: Duration,
+    },
+    /// The session goes on.
+    Resumed {
+        /// The last message of the peer that the master has seen.
+        last_seen: u64,
+    },
+}
+
+/// A call in which all accepted peers in scope take part.
+#[derive(Clone, Debug, PartialEq)]
+pub enum JointCall {
+    /// Let newcomers in. All groups.
+    UpdateTopology,
+    /// Is anybody waiting to be let in? All groups.
+    ArePeersPending,
+    /// Make the shared state equal. One group.
+    SyncSharedState(Presentation),
+}
+
+impl JointCall {
+    /// The name of the call in the public API.
+    pub fn name(&self) -> &'static str {
+        match self {
+            JointCall::UpdateTopology => "update_topology",
+            JointCall::ArePeersPending => "are_peers_pending",
+            JointCall::SyncSharedState(_) => "sync_shared_state",
+        }
+    }
+}
+
+/// Peer to master.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToMaster {
+    /// I am alive. Not numbered.
+    Heartbeat,
+    /// I know of this epoch and will take nothing older.
+    EpochAcknowledged {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// All my links of this epoch are up.
+    Wired {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// I cannot make, or mend, the link to this peer.
+    LinkFailed {
+        /// The epoch in which I need it.
+        epoch: Epoch,
+        /// The other end.
+        peer: PeerId,
+        /// What stood in the way.
+        reason: String,
+    },
+    /// All lanes to this peer have closed (`up` false), or some are back (`up` true).
+    LinkState {
+        /// The other end.
+        peer: PeerId,
+        /// Whether any lane is open.
+        up: bool,
+    },
+    /// My caller has entered a joint call.
+    Call(JointCall),
+    /// My caller no longer wants the joint call it is in.
+    CancelCall,
+    /// My caller has begun an operation.
+    OperationBegun {
+        /// Its number.
+        op: OperationId,
+        /// What it is.
+        descriptor: Descriptor,
+    },
+    /// I have the whole result.
+    OperationDone {
+        /// Its number.
+        op: OperationId,
+    },
+    /// I cannot, or will not, go on with it.
+    OperationFailed {
+        /// Its number.
+        op: OperationId,
+        /// Why.
+        reason: String,
+    },
+    /// My caller's deadline for it has passed.
+    DeadlinePassed {
+        /// Its number.
+        op: OperationId,
+    },
+    /// I have received and verified all I was to receive in this sync.
+    SyncReceived {
+        /// The round.
+        round: u64,
+    },
+    /// I could not receive it from this holder.
+    SyncFailed {
+        /// The round.
+        round: u64,
+        /// Who was to serve me.
+        holder: PeerId,
+        /// What went wrong.
+        reason: String,
+    },
+    /// I am leaving for good.
+    Leave,
+}
+
+/// Master to peer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToPeer {
+    /// I am alive. Not numbered.
+    Heartbeat,
+    /// The next epoch, if a majority agrees.
+    EpochProposed(Proposal),
+    /// The proposed epoch is active; its outcomes hold.
+    EpochActive {
+        /// Which.
+        epoch: Epoch,
+    },
+    /// An operation of the active epoch has ended.
+    OperationSettled {
+        /// Its number.
+        op: OperationId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// The joint call you are in has ended.
+    CallDone(CallResult),
+    /// What to receive in this sync, and from whom.
+    SyncPlan(SyncPlan),
+    /// You are no longer part of the run.
+    Evicted {
+        /// Why.
+        reason: String,
+    },
+    /// Goodbye.
+    LeaveAcknowledged,
+}
+
+/// The next epoch, as one peer needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// Its number.
+    pub epoch: Epoch,
+    /// World sizes in it.
+    pub sizes: WorldSizes,
+    /// The peers of the own group in ring order.
+    pub ring: Vec<PeerName>,
+    /// The links this peer needs.
+    pub links: Vec<LinkSpec>,
+    /// How operations of the epoch before it end. What is not listed is started again.
+    pub outcomes: Vec<(OperationId, Outcome)>,
+}
+
+/// One link as one of its two ends needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkSpec {
+    /// The other end.
+    pub peer: PeerName,
+    /// What both ends show each other to prove who they are.
+    pub secret: [u8; 16],
+    /// Lanes of the link.
+    pub lanes: u16,
+    /// Whether this end dials first. The other does so only if nothing arrives.
+    pub dials: bool,
+}
+
+/// The end of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All have the result.
+    Committed {
+        /// The peers whose input is in it.
+        contributors: Vec<PeerId>,
+    },
+    /// Nobody has it; all inputs are as before.
+    Aborted(AbortCause),
+}
+
+/// Why an operation was aborted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AbortCause {
+    /// Peers left the run: who, and why.
+    PeersLost(Vec<(PeerName, String)>),
+    /// A peer reported a failure, a deadline, or was told to cancel.
+    Reported {
+        /// What, and by whom.
+        reason: String,
+    },
+    /// Peers meant different things.
+    Mismatch {
+        /// The field, with both values.
+        field: String,
+        /// Who said what.
+        detail: String,
+    },
+    /// The operation and a joint call each need a peer that the other holds.
+    CannotMeet {
+        /// Who called what.
+        detail: String,
+    },
+}
+
+/// The end of a joint call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallResult {
+    /// `update_topology` succeeded.
+    Updated,
+    /// `are_peers_pending` has its answer.
+    Pending(bool),
+    /// The sync committed this revision.
+    Synced {
+        /// The revision all members now have.
+        revision: Revision,
+    },
+    /// The sync failed for all.
+    SyncAborted {
+        /// What happened, and to whom.
+        reason: String,
+    },
+    /// No peer may serve the state.
+    NoCleanState {
+        /// Why not.
+        reason: String,
+    },
+    /// Everybody presented a revision that is committed already.
+    StaleRevision {
+        /// The newest presented.
+        presented: Revision,
+        /// The expected one.
+        expected: Revision,
+    },
+    /// What was presented makes no sense.
+    InvalidState {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Calls that can never meet.
+    CannotMeet {
+        /// Who called what.
+        detail: String,
+    },
+    /// The call was cancelled by its own caller.
+    Cancelled,
+}
+
+/// One peer's part in a sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncPlan {
+    /// The round; grows within a run.
+    pub round: u64,
+    /// What receivers show to holders.
+    pub token: [u8; 16],
+    /// The digests all members are to have, by entry; none where content may differ.
+    pub digests: Vec<Option<Digest>>,
+    /// The entries this peer must receive.
+    pub receive: Vec<u32>,
+    /// Who serves them, if there are any.
+    pub holder: Option<PeerName>,
+}
+
+/// A control message, or greeting body, as bytes and back.
+pub trait Message: Sized {
+    /// The bytes of the message.
+    fn encode(&self) -> Vec<u8>;
+    /// The message in these bytes; what makes no sense is an error, never a panic.
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
+}

@@ -1,0 +1,405 @@
+//! Field numbers of the control messages. A number once used keeps its meaning for ever; new
+//! fields take new numbers, so that two versions can one day share a run.
+
+#![allow(
+    missing_docs,
+    reason = "each struct mirrors a documented type of the parent module"
+)]
+
+use prost::{Message, Oneof};
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Hello {
+    #[prost(oneof = "HelloKind", tags = "1, 2")]
+    pub(super) kind: Option<HelloKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum HelloKind {
+    #[prost(message, tag = "1")]
+    Join(Join),
+    #[prost(message, tag = "2")]
+    Resume(Resume),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Join {
+    #[prost(uint32, tag = "1")]
+    pub(super) group: u32,
+    #[prost(string, tag = "2")]
+    pub(super) label: String,
+    #[prost(string, tag = "3")]
+    pub(super) advertised_host: String,
+    #[prost(uint32, tag = "4")]
+    pub(super) port: u32,
+    #[prost(uint32, tag = "5")]
+    pub(super) lanes: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Resume {
+    #[prost(fixed64, tag = "1")]
+    pub(super) run: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) peer: u64,
+    #[prost(fixed64, tag = "3")]
+    pub(super) token: u64,
+    #[prost(uint64, tag = "4")]
+    pub(super) last_seen: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Welcome {
+    #[prost(oneof = "WelcomeKind", tags = "1, 2")]
+    pub(super) kind: Option<WelcomeKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum WelcomeKind {
+    #[prost(message, tag = "1")]
+    Registered(Registered),
+    #[prost(message, tag = "2")]
+    Resumed(Number),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Registered {
+    #[prost(fixed64, tag = "1")]
+    pub(super) run: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) peer: u64,
+    #[prost(fixed64, tag = "3")]
+    pub(super) token: u64,
+    #[prost(uint32, tag = "4")]
+    pub(super) heartbeat_interval_ms: u32,
+    #[prost(uint32, tag = "5")]
+    pub(super) heartbeat_timeout_ms: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct FrameToMaster {
+    #[prost(uint64, tag = "1")]
+    pub(super) sequence: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) acknowledged: u64,
+    #[prost(
+        oneof = "ToMaster",
+        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
+    )]
+    pub(super) message: Option<ToMaster>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum ToMaster {
+    #[prost(message, tag = "3")]
+    Heartbeat(Empty),
+    #[prost(message, tag = "4")]
+    EpochAcknowledged(Epoch),
+    #[prost(message, tag = "5")]
+    Wired(Epoch),
+    #[prost(message, tag = "6")]
+    LinkFailed(LinkFailed),
+    #[prost(message, tag = "7")]
+    LinkState(LinkState),
+    #[prost(message, tag = "8")]
+    UpdateTopology(Empty),
+    #[prost(message, tag = "9")]
+    ArePeersPending(Empty),
+    #[prost(message, tag = "10")]
+    SyncSharedState(Presentation),
+    #[prost(message, tag = "11")]
+    CancelCall(Empty),
+    #[prost(message, tag = "12")]
+    OperationBegun(OperationBegun),
+    #[prost(message, tag = "13")]
+    OperationDone(Operation),
+    #[prost(message, tag = "14")]
+    OperationFailed(OperationFailed),
+    #[prost(message, tag = "15")]
+    DeadlinePassed(Operation),
+    #[prost(message, tag = "16")]
+    SyncReceived(Number),
+    #[prost(message, tag = "17")]
+    SyncFailed(SyncFailed),
+    #[prost(message, tag = "18")]
+    Leave(Empty),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct FrameToPeer {
+    #[prost(uint64, tag = "1")]
+    pub(super) sequence: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) acknowledged: u64,
+    #[prost(oneof = "ToPeer", tags = "3, 4, 5, 6, 7, 8, 9, 10")]
+    pub(super) message: Option<ToPeer>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum ToPeer {
+    #[prost(message, tag = "3")]
+    Heartbeat(Empty),
+    #[prost(message, tag = "4")]
+    EpochProposed(Proposal),
+    #[prost(message, tag = "5")]
+    EpochActive(Epoch),
+    #[prost(message, tag = "6")]
+    OperationSettled(Settled),
+    #[prost(message, tag = "7")]
+    CallDone(CallResult),
+    #[prost(message, tag = "8")]
+    SyncPlan(SyncPlan),
+    #[prost(message, tag = "9")]
+    Evicted(Text),
+    #[prost(message, tag = "10")]
+    LeaveAcknowledged(Empty),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Empty {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Number {
+    #[prost(uint64, tag = "1")]
+    pub(super) value: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Text {
+    #[prost(string, tag = "1")]
+    pub(super) text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct Epoch {
+    #[prost(uint32, tag = "1")]
+    pub(super) term: u32,
+    #[prost(uint32, tag = "2")]
+    pub(super) count: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct Operation {
+    #[prost(message, required, tag = "1")]
+    pub(super) epoch: Epoch,
+    #[prost(uint64, tag = "2")]
+    pub(super) tag: u64,
+    #[prost(uint32, tag = "3")]
+    pub(super) n: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct OperationBegun {
+    #[prost(message, required, tag = "1")]
+    pub(super) op: Operation,
+    #[prost(uint64, tag = "2")]
+    pub(super) count: u64,
+    #[prost(uint32, tag = "3")]
+    pub(super) data_type: u32,
+    #[prost(uint32, tag = "4")]
+    pub(super) reduce_op: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct OperationFailed {
+    #[prost(message, required, tag = "1")]
+    pub(super) op: Operation,
+    #[prost(string, tag = "2")]
+    pub(super) reason: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LinkFailed {
+    #[prost(message, required, tag = "1")]
+    pub(super) epoch: Epoch,
+    #[prost(uint64, tag = "2")]
+    pub(super) peer: u64,
+    #[prost(string, tag = "3")]
+    pub(super) reason: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LinkState {
+    #[prost(uint64, tag = "1")]
+    pub(super) peer: u64,
+    #[prost(bool, tag = "2")]
+    pub(super) up: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SyncFailed {
+    #[prost(uint64, tag = "1")]
+    pub(super) round: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) holder: u64,
+    #[prost(string, tag = "3")]
+    pub(super) reason: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Presentation {
+    #[prost(uint64, tag = "1")]
+    pub(super) revision: u64,
+    #[prost(uint32, tag = "2")]
+    pub(super) strategy: u32,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) entries: Vec<Entry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Entry {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(uint32, tag = "2")]
+    pub(super) data_type: u32,
+    #[prost(uint64, tag = "3")]
+    pub(super) count: u64,
+    /// 32 bytes, or none where content may differ between peers.
+    #[prost(bytes = "vec", tag = "4")]
+    pub(super) digest: Vec<u8>,
+    #[prost(bool, tag = "5")]
+    pub(super) tainted: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PeerName {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    #[prost(string, tag = "2")]
+    pub(super) label: String,
+    #[prost(string, tag = "3")]
+    pub(super) address: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Proposal {
+    #[prost(message, required, tag = "1")]
+    pub(super) epoch: Epoch,
+    #[prost(uint32, tag = "2")]
+    pub(super) global: u32,
+    #[prost(uint32, tag = "3")]
+    pub(super) group: u32,
+    #[prost(uint32, tag = "4")]
+    pub(super) groups: u32,
+    #[prost(uint32, tag = "5")]
+    pub(super) largest_group: u32,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) ring: Vec<PeerName>,
+    #[prost(message, repeated, tag = "7")]
+    pub(super) links: Vec<Link>,
+    #[prost(message, repeated, tag = "8")]
+    pub(super) outcomes: Vec<Settled>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Link {
+    #[prost(message, required, tag = "1")]
+    pub(super) peer: PeerName,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) secret: Vec<u8>,
+    #[prost(uint32, tag = "3")]
+    pub(super) lanes: u32,
+    #[prost(bool, tag = "4")]
+    pub(super) dials: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Settled {
+    #[prost(message, required, tag = "1")]
+    pub(super) op: Operation,
+    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6")]
+    pub(super) outcome: Option<Outcome>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum Outcome {
+    #[prost(message, tag = "2")]
+    Committed(Peers),
+    #[prost(message, tag = "3")]
+    PeersLost(LostPeers),
+    #[prost(message, tag = "4")]
+    Reported(Text),
+    #[prost(message, tag = "5")]
+    Mismatch(Mismatch),
+    #[prost(message, tag = "6")]
+    CannotMeet(Text),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Peers {
+    #[prost(uint64, repeated, tag = "1")]
+    pub(super) ids: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LostPeers {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) lost: Vec<LostPeer>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LostPeer {
+    #[prost(message, required, tag = "1")]
+    pub(super) peer: PeerName,
+    #[prost(string, tag = "2")]
+    pub(super) reason: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Mismatch {
+    #[prost(string, tag = "1")]
+    pub(super) field: String,
+    #[prost(string, tag = "2")]
+    pub(super) detail: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CallResult {
+    #[prost(oneof = "CallResultKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    pub(super) kind: Option<CallResultKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum CallResultKind {
+    #[prost(message, tag = "1")]
+    Updated(Empty),
+    #[prost(bool, tag = "2")]
+    Pending(bool),
+    #[prost(uint64, tag = "3")]
+    Synced(u64),
+    #[prost(string, tag = "4")]
+    SyncAborted(String),
+    #[prost(string, tag = "5")]
+    NoCleanState(String),
+    #[prost(message, tag = "6")]
+    StaleRevision(StaleRevision),
+    #[prost(string, tag = "7")]
+    InvalidState(String),
+    #[prost(string, tag = "8")]
+    CannotMeet(String),
+    #[prost(message, tag = "9")]
+    Cancelled(Empty),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct StaleRevision {
+    #[prost(uint64, tag = "1")]
+    pub(super) presented: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) expected: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SyncPlan {
+    #[prost(uint64, tag = "1")]
+    pub(super) round: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) token: Vec<u8>,
+    /// 32 bytes each, or none where content may differ between peers.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub(super) digests: Vec<Vec<u8>>,
+    #[prost(uint32, repeated, tag = "4")]
+    pub(super) receive: Vec<u32>,
+    #[prost(message, optional, tag = "5")]
+    pub(super) holder: Option<PeerName>,
+}
