@@ -41,8 +41,8 @@ pub struct Incoming {
 pub struct AcceptorOptions {
     /// For the whole greeting; who takes longer is closed. Default 2 s.
     pub greeting_timeout: Duration,
-    /// Connections that have not greeted yet or were not taken from the queue yet; where there are
-    /// more, the oldest is closed. Default 1024; each costs a descriptor and some KiB.
+    /// Connections that have not greeted yet, or wait for room in the queue; where there are more,
+    /// the oldest is closed. Default 1024; each costs a descriptor and some KiB.
     pub max_waiting: usize,
     /// Greeted connections that may lie in the queue. Default 64.
     pub queue: usize,

@@ -113,7 +113,7 @@ fn split(host_port: &str) -> io::Result<(&str, u16)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -198,15 +198,15 @@ mod tests {
     #[tokio::test]
     #[cfg(target_os = "linux")]
     async fn a_silent_address_is_given_up() {
-        let address = crowded().await;
+        let (address, _socket, _crowd) = crowded().await;
         let soon = Duration::from_millis(20);
-        let outcome = dial(&[address.0], None, &SocketOptions::default(), soon).await;
+        let outcome = dial(&[address], None, &SocketOptions::default(), soon).await;
         assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     /// A listener whose backlog is full: Linux then leaves further connections unanswered.
     #[cfg(target_os = "linux")]
-    async fn crowded() -> (SocketAddr, Socket, Vec<TcpStream>) {
+    pub(in crate::transport) async fn crowded() -> (SocketAddr, Socket, Vec<TcpStream>) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         socket.bind(&any.into()).unwrap();

@@ -335,11 +335,11 @@ mod tests {
         fn one_flipped_bit_is_noticed(
             body in prop::collection::vec(any::<u8>(), 0..64),
             place: prop::sample::Index,
-            bit in 0..8,
+            bit in 0..8u32,
         ) {
             let mut bytes = lane(&body);
             let place = place.index(bytes.len());
-            bytes[place] ^= 1 << bit;
+            bytes[place] ^= 1u8 << bit;
             prop_assert!(Greeting::decode(&bytes).is_err());
         }
 
