@@ -7,6 +7,9 @@ pub mod protocol;
 pub mod shared_state;
 #[doc(hidden)]
 pub mod topology;
+#[cfg(feature = "net")]
+#[doc(hidden)]
+pub mod transport;
 pub mod types;
 #[doc(hidden)]
 pub mod wire;

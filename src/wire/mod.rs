@@ -2,4 +2,5 @@
 //! make a decoder panic.
 
 pub mod control;
+pub mod greeting;
 pub mod state;

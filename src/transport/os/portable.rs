@@ -1,0 +1,17 @@
+//! Answers where Linux's socket options do not exist: the settings are reported as unsupported
+//! and the connection works without them.
+
+use std::io;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+/// Not available here; silence on a lane is found by the heartbeat alone.
+pub(in crate::transport) fn set_user_timeout(_: &SockRef<'_>, _: Duration) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Not available here; the system's algorithm is used.
+pub(in crate::transport) fn set_congestion_control(_: &SockRef<'_>, _: &str) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}

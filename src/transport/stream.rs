@@ -1,0 +1,258 @@
+//! A connection: a stream of bytes in both directions, and its two halves.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::os::fork::{self, Registration};
+
+/// A connection. Dropping it, or both of its halves, closes it.
+pub struct Stream {
+    read: ReadHalf,
+    write: WriteHalf,
+}
+
+impl Stream {
+    /// Takes over an open connection.
+    pub fn new(tcp: TcpStream) -> Self {
+        let registration = Arc::new(fork::register(&tcp));
+        let (read, write) = tcp.into_split();
+        Self {
+            read: ReadHalf {
+                _registration: registration.clone(),
+                io: read,
+            },
+            write: WriteHalf {
+                _registration: registration,
+                io: write,
+            },
+        }
+    }
+
+    /// Two halves for two tasks. Dropping the write half tells the other side that no more comes.
+    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
+        (self.read, self.write)
+    }
+
+    /// The other side's address; an IPv4 address is one also where it came in over IPv6.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.read.peer_addr()
+    }
+
+    /// This side's address; an IPv4 address is one also where it came in over IPv6.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.read.local_addr()
+    }
+}
+
+/// The half of a [`Stream`] that is read.
+pub struct ReadHalf {
+    // Before the socket: fields are dropped in this order, and a socket leaves the registry before
+    // it is closed. Both halves do so, hence the last one to close has none behind it.
+    _registration: Arc<Registration>,
+    io: OwnedReadHalf,
+}
+
+impl ReadHalf {
+    /// As [`Stream::peer_addr`].
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.io.peer_addr().map(canonical)
+    }
+
+    /// As [`Stream::local_addr`].
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr().map(canonical)
+    }
+}
+
+/// The half of a [`Stream`] that is written. Dropping it shuts the connection down in this
+/// direction, which the other side sees also where a forked child still holds a copy.
+///
+/// Never writes vectored: `writev` has no flag against SIGPIPE, and a process that was not started
+/// by Rust would die of a peer's closed socket. Plain writes go out with MSG_NOSIGNAL.
+pub struct WriteHalf {
+    // Before the socket, as in `ReadHalf`.
+    _registration: Arc<Registration>,
+    io: OwnedWriteHalf,
+}
+
+impl WriteHalf {
+    /// As [`Stream::peer_addr`].
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.io.peer_addr().map(canonical)
+    }
+
+    /// As [`Stream::local_addr`].
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr().map(canonical)
+    }
+}
+
+/// Undoes the disguise of IPv4 addresses on a dual-stack socket.
+pub(super) fn canonical(mut address: SocketAddr) -> SocketAddr {
+    let ip = address.ip().to_canonical();
+    if ip != address.ip() {
+        address.set_ip(ip);
+    }
+    address
+}
+
+impl AsyncRead for ReadHalf {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for WriteHalf {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.read).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.write).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_shutdown(cx)
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("local", &self.local_addr().ok())
+            .field("peer", &self.peer_addr().ok())
+            .finish()
+    }
+}
+
+impl fmt::Debug for ReadHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadHalf")
+            .field("peer", &self.peer_addr().ok())
+            .finish()
+    }
+}
+
+impl fmt::Debug for WriteHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteHalf")
+            .field("peer", &self.peer_addr().ok())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (Stream, Stream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        (Stream::new(near), Stream::new(far))
+    }
+
+    #[tokio::test]
+    async fn bytes_go_both_ways_whole_and_split() {
+        let (mut near, mut far) = pair().await;
+        assert_eq!(near.peer_addr().unwrap(), far.local_addr().unwrap());
+        near.write_all(b"ping").await.unwrap();
+        let mut buf = [0; 4];
+        far.read_exact(&mut buf).await.unwrap();
+        assert_eq!(&buf, b"ping");
+
+        let (mut read, write) = near.into_split();
+        far.write_all(b"pong").await.unwrap();
+        read.read_exact(&mut buf).await.unwrap();
+        assert_eq!(&buf, b"pong");
+        drop(write);
+        assert_eq!(far.read(&mut buf).await.unwrap(), 0);
+        far.write_all(b"more").await.unwrap();
+        read.read_exact(&mut buf).await.unwrap();
+        assert_eq!(&buf, b"more");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_vectored() {
+        let (near, _far) = pair().await;
+        assert!(!near.is_write_vectored());
+        let (_, write) = near.into_split();
+        assert!(!write.is_write_vectored());
+    }
+
+    #[tokio::test]
+    async fn writing_to_a_closed_connection_is_an_error_that_returns() {
+        let (mut near, far) = pair().await;
+        drop(far);
+        // The first write draws the reset, a later one meets it.
+        let error = loop {
+            if let Err(error) = near.write_all(b"x").await {
+                break error;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert!(matches!(
+            error.kind(),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+        ));
+    }
+
+    #[test]
+    fn disguised_ipv4_is_shown_as_what_it_is() {
+        let disguised = SocketAddr::from((Ipv6Addr::from([0, 0, 0, 0, 0, 0xffff, 0x7f00, 1]), 9));
+        assert_eq!(canonical(disguised), "127.0.0.1:9".parse().unwrap());
+        let real: SocketAddr = "[::1]:9".parse().unwrap();
+        assert_eq!(canonical(real), real);
+    }
+}
