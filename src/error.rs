@@ -5,7 +5,7 @@
 
 use thiserror::Error;
 
-use crate::types::{DataType, PeerName, Revision, Tag};
+use crate::types::{PeerName, Revision, Tag};
 
 /// Why this communicator is not, or no longer, part of a run. All calls return it at once.
 ///
@@ -283,14 +283,4 @@ fn list(lost: &[LostPeer]) -> String {
         text.push_str(&format!("{peer} ({reason})"));
     }
     text
-}
-
-/// The error for an element type that a call does not take.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the tensor holds {actual}, not {wanted}")]
-pub struct WrongType {
-    /// What the buffer holds.
-    pub actual: DataType,
-    /// What was asked for.
-    pub wanted: DataType,
 }

@@ -3,4 +3,6 @@
 
 pub mod control;
 pub mod greeting;
+pub mod hello;
+pub mod lane;
 pub mod state;

@@ -15,7 +15,7 @@ const ENFORCE: SyncStrategy = SyncStrategy::EnforcePopular;
 const RECEIVE: SyncStrategy = SyncStrategy::ReceiveOnly;
 const SEND: SyncStrategy = SyncStrategy::SendOnly;
 
-/// Three tensors named `a`, `b`, ... with the content that each byte stands for.
+/// Tensors named `a`, `b`, ..., one for each byte of `content`, filled with it.
 fn entries(content: &[u8]) -> Vec<Entry> {
     let names = ["a", "b", "c", "d", "e"];
     names

@@ -1,0 +1,251 @@
+//! Frames that came before their operation was begun here: kept, within bounds, until it is.
+//!
+//! A peer may be ahead of us by a little: its caller called earlier, or it learned of an epoch
+//! earlier. The bounds are what an honest peer never passes; a lane that does is closed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::EAGER_BYTES;
+use crate::types::{OperationId, PeerId};
+use crate::wire::lane::FrameHeader;
+
+/// Operations of one peer that may have early frames at a time.
+const EARLY_OPERATIONS_MAX: usize = 4096;
+
+/// Bytes of one peer that may be early: 256 operations with all that each may send.
+const EARLY_BYTES_MAX: usize = 256 * EAGER_BYTES;
+
+/// Grants of one peer that may be remembered: small, and owed by its every large operation.
+const EARLY_GRANTS_MAX: usize = 4096;
+
+/// A frame that was received whole.
+pub(super) struct EarlyFrame {
+    pub(super) header: FrameHeader,
+    pub(super) payload: Vec<u8>,
+}
+
+#[derive(Default)]
+pub(super) struct Early {
+    peers: BTreeMap<PeerId, OfPeer>,
+}
+
+#[derive(Default)]
+struct OfPeer {
+    /// Of all its operations.
+    bytes: usize,
+    operations: BTreeMap<OperationId, OfOperation>,
+    grants: BTreeSet<OperationId>,
+}
+
+#[derive(Default)]
+struct OfOperation {
+    /// Of the frames kept and of those being received.
+    bytes: usize,
+    frames: BTreeMap<(u16, u32), EarlyFrame>,
+}
+
+impl Early {
+    /// Asks for room for a frame's payload. `Ok(false)`: the frame is here already.
+    pub(super) fn reserve(&mut self, peer: PeerId, header: &FrameHeader) -> Result<bool, String> {
+        let of_peer = self.peers.entry(peer).or_default();
+        let (id, len) = (header.operation, header.len as usize);
+        let known = of_peer.operations.get(&id);
+        if known.is_some_and(|known| known.frames.contains_key(&(header.step, header.segment))) {
+            return Ok(false);
+        }
+        if known.is_none() && of_peer.operations.len() >= EARLY_OPERATIONS_MAX {
+            return Err(format!(
+                "early frames of more than {EARLY_OPERATIONS_MAX} operations"
+            ));
+        }
+        if known.map_or(0, |known| known.bytes) + len > EAGER_BYTES {
+            return Err(format!(
+                "more than {EAGER_BYTES} early bytes of operation {id}"
+            ));
+        }
+        if of_peer.bytes + len > EARLY_BYTES_MAX {
+            return Err(format!("more than {EARLY_BYTES_MAX} early bytes"));
+        }
+        of_peer.operations.entry(id).or_default().bytes += len;
+        of_peer.bytes += len;
+        Ok(true)
+    }
+
+    /// Gives room back: the frame did not arrive, or belongs somewhere else by now.
+    pub(super) fn unreserve(&mut self, peer: PeerId, header: &FrameHeader) {
+        if let Some(of_peer) = self.peers.get_mut(&peer)
+            && let Some(of_operation) = of_peer.operations.get_mut(&header.operation)
+        {
+            let len = of_operation.bytes.min(header.len as usize);
+            of_operation.bytes -= len;
+            of_peer.bytes -= len;
+            if of_operation.bytes == 0 {
+                of_peer.operations.remove(&header.operation);
+            }
+        }
+    }
+
+    /// Keeps a frame for which room was reserved. One that is here already makes room again.
+    pub(super) fn keep(&mut self, peer: PeerId, frame: EarlyFrame) {
+        let header = frame.header;
+        let of_operation = self
+            .peers
+            .get_mut(&peer)
+            .and_then(|of_peer| of_peer.operations.get_mut(&header.operation));
+        // Where there is none, the operation was dropped while the frame was on its way.
+        if let Some(of_operation) = of_operation
+            && of_operation
+                .frames
+                .insert((header.step, header.segment), frame)
+                .is_some()
+        {
+            self.unreserve(peer, &header);
+        }
+    }
+
+    /// Remembers a grant for an operation that will be begun here later.
+    pub(super) fn keep_grant(&mut self, peer: PeerId, id: OperationId) -> Result<(), String> {
+        let grants = &mut self.peers.entry(peer).or_default().grants;
+        grants.insert(id);
+        if grants.len() > EARLY_GRANTS_MAX {
+            return Err(format!("more than {EARLY_GRANTS_MAX} early grants"));
+        }
+        Ok(())
+    }
+
+    /// Takes what is there of an operation that begins: its frames, with the peers they are from,
+    /// and the peers that granted it.
+    pub(super) fn take(&mut self, id: OperationId) -> (Vec<(PeerId, EarlyFrame)>, Vec<PeerId>) {
+        let (mut frames, mut granted) = (Vec::new(), Vec::new());
+        for (peer, of_peer) in &mut self.peers {
+            if let Some(of_operation) = of_peer.operations.remove(&id) {
+                of_peer.bytes -= of_operation.bytes;
+                frames.extend(
+                    of_operation
+                        .frames
+                        .into_values()
+                        .map(|frame| (*peer, frame)),
+                );
+            }
+            if of_peer.grants.remove(&id) {
+                granted.push(*peer);
+            }
+        }
+        (frames, granted)
+    }
+
+    /// Drops everything of the operations for which `is_stale` holds.
+    pub(super) fn drop_stale(&mut self, is_stale: impl Fn(&OperationId) -> bool) {
+        for of_peer in self.peers.values_mut() {
+            of_peer.operations.retain(|id, _| !is_stale(id));
+            of_peer.bytes = of_peer
+                .operations
+                .values()
+                .map(|of_operation| of_operation.bytes)
+                .sum();
+            of_peer.grants.retain(|id| !is_stale(id));
+        }
+        self.peers
+            .retain(|_, of_peer| !of_peer.operations.is_empty() || !of_peer.grants.is_empty());
+    }
+
+    /// Drops everything of a peer.
+    pub(super) fn drop_peer(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
+    }
+
+    /// Bytes that are kept or on their way, of all peers.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.peers.values().map(|of_peer| of_peer.bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Epoch, Tag};
+    use crate::wire::lane::FrameKind;
+
+    const PEER: PeerId = PeerId(1);
+
+    fn header(tag: u64, segment: u32, len: usize) -> FrameHeader {
+        let operation = OperationId {
+            epoch: Epoch::default(),
+            tag: Tag(tag),
+            n: 0,
+        };
+        let len = len as u32;
+        FrameHeader {
+            operation,
+            segment,
+            len,
+            ..FrameHeader::bare(FrameKind::Data, 0)
+        }
+    }
+
+    fn frame(header: FrameHeader) -> EarlyFrame {
+        EarlyFrame {
+            header,
+            payload: vec![0; header.len as usize],
+        }
+    }
+
+    #[test]
+    fn an_operation_may_be_early_by_the_eager_amount() {
+        let mut early = Early::default();
+        assert_eq!(early.reserve(PEER, &header(1, 0, EAGER_BYTES)), Ok(true));
+        assert!(early.reserve(PEER, &header(1, 1, 1)).is_err());
+        assert_eq!(early.reserve(PEER, &header(2, 0, 1)), Ok(true));
+        early.keep(PEER, frame(header(1, 0, EAGER_BYTES)));
+        assert_eq!(
+            early.reserve(PEER, &header(1, 0, EAGER_BYTES)),
+            Ok(false),
+            "a repeat"
+        );
+        early.unreserve(PEER, &header(2, 0, 1));
+        assert_eq!(early.bytes(), EAGER_BYTES);
+        assert_eq!(early.take(header(1, 0, 1).operation).0.len(), 1);
+        assert_eq!(early.bytes(), 0);
+    }
+
+    #[test]
+    fn the_same_frame_over_two_lanes_is_kept_once() {
+        let mut early = Early::default();
+        for _ in 0..2 {
+            assert_eq!(early.reserve(PEER, &header(1, 0, 100)), Ok(true));
+        }
+        early.keep(PEER, frame(header(1, 0, 100)));
+        early.keep(PEER, frame(header(1, 0, 100)));
+        assert_eq!(early.bytes(), 100);
+    }
+
+    #[test]
+    fn a_peer_may_be_early_with_so_many_operations() {
+        let mut early = Early::default();
+        for tag in 0..EARLY_OPERATIONS_MAX as u64 {
+            assert_eq!(early.reserve(PEER, &header(tag, 0, 1)), Ok(true));
+        }
+        assert!(early.reserve(PEER, &header(9999, 0, 1)).is_err());
+        early.drop_stale(|id| id.tag == Tag(0));
+        assert_eq!(early.reserve(PEER, &header(9999, 0, 1)), Ok(true));
+    }
+
+    #[test]
+    fn a_frame_of_an_operation_dropped_meanwhile_is_not_kept() {
+        let mut early = Early::default();
+        assert_eq!(early.reserve(PEER, &header(1, 0, 100)), Ok(true));
+        early.drop_stale(|_| true);
+        early.keep(PEER, frame(header(1, 0, 100)));
+        assert_eq!(early.bytes(), 0);
+    }
+
+    #[test]
+    fn grants_wait_for_their_operation() {
+        let mut early = Early::default();
+        let id = header(1, 0, 1).operation;
+        assert_eq!(early.keep_grant(PEER, id), Ok(()));
+        assert_eq!(early.take(id).1, [PEER]);
+        assert!(early.take(id).1.is_empty());
+    }
+}

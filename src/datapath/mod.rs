@@ -1,0 +1,137 @@
+//! The bulk path: lanes' bytes to kernels to user memory, and on to the next lane.
+//!
+//! ```text
+//!              +--------------------- DataPlane ---------------------+
+//!  lane -----> | reader: claim, read into output, reduce, arrived    |
+//!              |              |                                      |
+//!              |              v due                                  |
+//!              |           Outbox (one for each link)                |
+//!              |              | pull, whichever lane is free         |
+//!  lane <----- | writer: header, bytes straight from user memory     |
+//!              +-----------------------------------------------------+
+//! ```
+//!
+//! A reader always drains its lane: whatever comes is taken, kept within bounds, dropped by number,
+//! or answered with a closed lane. So no operation ever blocks another.
+//!
+//! Data beyond [`EAGER_BYTES`] of an operation waits at the sender for the receiver's grant, which
+//! says that its caller has called.
+//!
+//! Lanes are any byte streams. A lane belongs to a peer that has proved who it is; that is
+//! `transport`'s work.
+
+mod early;
+mod link;
+mod operation;
+mod outbox;
+mod plane;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use plane::DataPlane;
+
+use thiserror::Error;
+
+use crate::engine::UserBuffers;
+use crate::types::{Descriptor, OperationId, PeerId, Rank};
+
+/// Bytes of one operation that a peer may send before the receiver has begun it. A small operation
+/// never waits for a grant; the receiver's memory is bounded by this for each operation and peer.
+pub const EAGER_BYTES: usize = 256 * 1024;
+
+/// What the data plane tells its driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlaneEvent {
+    /// This rank has received and applied all of an operation. Others may still need what it
+    /// sends: the operation goes on until `end`.
+    Finished {
+        /// The operation.
+        op: OperationId,
+    },
+    /// The first lane to a peer was added.
+    LinkUp {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A lane broke, or was closed for what it brought. Lanes that the driver itself removes or
+    /// replaces are not reported.
+    LaneClosed {
+        /// The peer at its other end.
+        peer: PeerId,
+        /// Its index.
+        lane: u16,
+        /// Lanes that this link still has.
+        lanes_left: usize,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// One operation, as this rank takes part in it.
+pub struct OperationSpec {
+    /// What all ranks do.
+    pub descriptor: Descriptor,
+    /// This rank's place in `ring`.
+    pub rank: Rank,
+    /// The members by rank.
+    pub ring: Vec<PeerId>,
+    /// The caller's memory; as long as the descriptor says.
+    pub buffers: UserBuffers,
+}
+
+/// Why an operation was not begun. All are errors of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BeginError {
+    /// It has been begun before.
+    #[error("the operation was begun before")]
+    AlreadyBegun,
+    /// The memory does not fit the descriptor.
+    #[error("buffers of {found} bytes, the descriptor says {expected}")]
+    BufferLength {
+        /// Bytes of the buffers.
+        found: usize,
+        /// Bytes of the descriptor.
+        expected: u64,
+    },
+    /// The rank is not in the ring, or the ring has fewer than two ranks or too many.
+    #[error("rank {rank} in a ring of {world_size}")]
+    Ring {
+        /// The rank given.
+        rank: Rank,
+        /// Length of the ring given.
+        world_size: usize,
+    },
+}
+
+/// What happens to the output when an operation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// It stays as it is.
+    Keep,
+    /// In place, the caller's input is put back. Costs a copy of what was overwritten.
+    RollBack,
+}
+
+/// Payload bytes of an operation that this rank has sent (repeats included) and taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Sent.
+    pub tx_bytes: u64,
+    /// Taken.
+    pub rx_bytes: u64,
+}
+
+/// A link at one moment: two of these, some time apart, say whether the other side takes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// Lanes that are open.
+    pub lanes: usize,
+    /// Lanes whose writer has a frame in hand.
+    pub busy_lanes: usize,
+    /// Whether something may be sent that no lane has taken yet.
+    pub has_sendable: bool,
+    /// Bytes that the lanes' streams have taken in all.
+    pub tx_bytes: u64,
+}

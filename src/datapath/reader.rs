@@ -1,0 +1,273 @@
+//! The reading half of a lane: headers through a small buffer, large payloads straight into user
+//! memory, reductions in between.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+
+use super::link::LaneKey;
+use super::operation::Operation;
+use super::plane::DataPlane;
+use crate::engine::Taken;
+use crate::wire::lane::{FrameHeader, HEADER_BYTES, TRAILER_BYTES, TRAILER_SPOILED, TRAILER_WHOLE};
+
+/// Read-ahead: many small frames in one read, and little of a large payload copied twice.
+const STAGING_BYTES: usize = 16 * 1024;
+
+/// What becomes of a frame whose header came.
+pub(super) enum Incoming {
+    /// It has no payload, and is dealt with.
+    Nothing,
+    /// Nobody wants the payload.
+    Skip,
+    /// It goes straight into user memory.
+    Receive(Receiving),
+    /// Another lane is receiving the same segment.
+    Park(Arc<Operation>),
+    /// Its operation has not been begun here; room is reserved.
+    Keep,
+}
+
+/// A claim that is given back unless the segment is received whole.
+pub(super) struct Receiving {
+    plane: Arc<DataPlane>,
+    operation: Arc<Operation>,
+    taken: Option<Taken>,
+}
+
+/// Reads until the lane ends; the error says why it did.
+pub(super) async fn read_lane<R: AsyncRead + Unpin>(
+    plane: &Arc<DataPlane>,
+    key: LaneKey,
+    reader: R,
+) -> Result<(), String> {
+    let mut stream = Stream::new(reader);
+    loop {
+        let header = stream.header().await?;
+        let len = header.len as usize;
+        match plane.incoming(key, &header)? {
+            Incoming::Nothing => continue,
+            Incoming::Skip => {
+                stream.skip(len).await.map_err(broken)?;
+                stream.trailer().await?;
+            }
+            Incoming::Receive(mut receiving) => {
+                let is_open = stream.receive(&receiving).await.map_err(broken)?;
+                if stream.trailer().await? && is_open {
+                    receiving.complete();
+                } else if !is_open {
+                    receiving.forget();
+                }
+            }
+            Incoming::Park(operation) => {
+                let payload = stream.payload(len).await.map_err(broken)?;
+                if stream.trailer().await? {
+                    plane.deliver(&operation, key.peer, &header, payload)?;
+                }
+            }
+            Incoming::Keep => {
+                let mut reservation = Reservation {
+                    plane,
+                    key,
+                    header,
+                    is_held: true,
+                };
+                let payload = stream.payload(len).await.map_err(broken)?;
+                let whole = stream.trailer().await?;
+                reservation.is_held = false;
+                plane.early(key.peer, &header, whole.then_some(payload))?;
+            }
+        }
+        plane.took(key, header.len);
+    }
+}
+
+fn broken(error: io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "closed by the other side".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+impl Receiving {
+    pub(super) fn new(plane: Arc<DataPlane>, operation: Arc<Operation>, taken: Taken) -> Receiving {
+        Receiving {
+            plane,
+            operation,
+            taken: Some(taken),
+        }
+    }
+
+    fn complete(&mut self) {
+        if let Some(taken) = self.taken.take()
+            && self.operation.apply(&taken)
+        {
+            self.plane.arrived(&self.operation, &taken);
+        }
+    }
+
+    /// The memory was taken back: the operation is over, and its claims mean nothing.
+    fn forget(&mut self) {
+        self.taken = None;
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        if let Some(taken) = self.taken.take() {
+            self.plane.abandoned(&self.operation, &taken);
+        }
+    }
+}
+
+/// Room for an early frame, given back if the frame does not arrive.
+struct Reservation<'a> {
+    plane: &'a Arc<DataPlane>,
+    key: LaneKey,
+    header: FrameHeader,
+    is_held: bool,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if self.is_held {
+            // Without a payload there is nothing that could be refused.
+            self.plane.early(self.key.peer, &self.header, None).ok();
+        }
+    }
+}
+
+/// A byte stream with read-ahead. `staging[start..end]` was read and not yet used.
+struct Stream<R> {
+    reader: R,
+    staging: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl<R: AsyncRead + Unpin> Stream<R> {
+    fn new(reader: R) -> Stream<R> {
+        let staging = vec![0; STAGING_BYTES].into_boxed_slice();
+        Stream {
+            reader,
+            staging,
+            start: 0,
+            end: 0,
+        }
+    }
+
+    async fn header(&mut self) -> Result<FrameHeader, String> {
+        let bytes = self.array::<HEADER_BYTES>().await.map_err(broken)?;
+        FrameHeader::decode(&bytes).map_err(|error| error.to_string())
+    }
+
+    /// Whether the payload before it was what its header promised.
+    async fn trailer(&mut self) -> Result<bool, String> {
+        match self.array::<TRAILER_BYTES>().await.map_err(broken)? {
+            TRAILER_WHOLE => Ok(true),
+            TRAILER_SPOILED => Ok(false),
+            other => Err(format!("trailer {other:02x?}")),
+        }
+    }
+
+    /// Reads a claimed segment into the output. False: the memory was taken back, and what was
+    /// left of the segment is gone.
+    async fn receive(&mut self, receiving: &Receiving) -> io::Result<bool> {
+        let Receiving {
+            operation,
+            taken: Some(taken),
+            ..
+        } = receiving
+        else {
+            return Ok(false);
+        };
+        let range = taken.range.clone();
+        if !operation.prepare(taken) {
+            self.skip(range.len()).await?;
+            return Ok(false);
+        }
+        let mut at = range.start;
+        while at < range.end {
+            let (staged, rest) = (&self.staging[self.start..self.end], range.end - at);
+            let reader = &mut self.reader;
+            let read = poll_fn(|context| {
+                let Some(mut access) = operation.buffers.access() else {
+                    return Poll::Ready(Ok(None));
+                };
+                let place = access.output_mut(at..range.end);
+                if !staged.is_empty() {
+                    let count = staged.len().min(rest);
+                    place[..count].copy_from_slice(&staged[..count]);
+                    return Poll::Ready(Ok(Some(count)));
+                }
+                let mut place = ReadBuf::new(place);
+                ready!(Pin::new(&mut *reader).poll_read(context, &mut place))?;
+                match place.filled().len() {
+                    0 => Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof))),
+                    count => Poll::Ready(Ok(Some(count))),
+                }
+            });
+            match read.await? {
+                Some(count) => {
+                    self.start = self.end.min(self.start + count);
+                    at += count;
+                }
+                None => {
+                    self.skip(rest).await?;
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    async fn payload(&mut self, len: usize) -> io::Result<Vec<u8>> {
+        let mut payload = vec![0; len];
+        let staged = len.min(self.end - self.start);
+        payload[..staged].copy_from_slice(&self.staging[self.start..][..staged]);
+        self.start += staged;
+        self.reader.read_exact(&mut payload[staged..]).await?;
+        Ok(payload)
+    }
+
+    async fn skip(&mut self, len: usize) -> io::Result<()> {
+        let mut left = len;
+        loop {
+            let staged = left.min(self.end - self.start);
+            self.start += staged;
+            left -= staged;
+            if left == 0 {
+                return Ok(());
+            }
+            self.fill(1).await?;
+        }
+    }
+
+    async fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        self.fill(N).await?;
+        let mut array = [0; N];
+        array.copy_from_slice(&self.staging[self.start..][..N]);
+        self.start += N;
+        Ok(array)
+    }
+
+    /// Reads until at least `count` bytes are staged; `count` is far below the staging size.
+    async fn fill(&mut self, count: usize) -> io::Result<()> {
+        if self.end - self.start >= count {
+            return Ok(());
+        }
+        self.staging.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        while self.end < count {
+            match self.reader.read(&mut self.staging[self.end..]).await? {
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                read => self.end += read,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! The writing half of a lane: small frames gathered into one write, large payloads straight from
+//! user memory.
+//!
+//! Plain writes only: a vectored one raises SIGPIPE on a closed socket.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, ready};
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::link::LaneKey;
+use super::operation::Operation;
+use super::outbox::Item;
+use super::plane::DataPlane;
+use crate::engine::{Access, Due, Source};
+use crate::wire::lane::{FrameHeader, FrameKind, TRAILER_SPOILED, TRAILER_WHOLE};
+
+/// Payloads up to this size are copied next to their header: one write, one wake-up at the other
+/// side. The copy is cheaper than a second call up to about here.
+const SMALL_BYTES: usize = 16 * 1024;
+
+/// Staged frames are written when there are this many bytes, or nothing more to send.
+const STAGING_BYTES: usize = 32 * 1024;
+
+/// What spoiled frames are filled with.
+static FILLER: [u8; 16 * 1024] = [0; 16 * 1024];
+
+/// What a lane's writer does next.
+pub(super) enum Next {
+    Send(Outgoing),
+    Nothing,
+    /// The lane was removed.
+    Gone,
+}
+
+/// A frame to send.
+pub(super) struct Outgoing {
+    header: FrameHeader,
+    data: Option<(Arc<Operation>, Due)>,
+}
+
+impl Outgoing {
+    pub(super) fn bare(header: FrameHeader) -> Outgoing {
+        Outgoing { header, data: None }
+    }
+
+    /// The frame of an item; `operation` is that of a segment.
+    pub(super) fn new(item: &Item, operation: Option<Arc<Operation>>, acked: u64) -> Outgoing {
+        match (item, operation) {
+            (Item::Data(id, due), Some(operation)) => {
+                let header = FrameHeader {
+                    kind: FrameKind::Data,
+                    operation: *id,
+                    step: due.step,
+                    segment: due.segment,
+                    len: due.range.len() as u32,
+                    digest: operation.digest,
+                    acked,
+                };
+                Outgoing {
+                    header,
+                    data: Some((operation, due.clone())),
+                }
+            }
+            (Item::Data(id, _) | Item::Grant(id), _) => {
+                let header = FrameHeader::bare(FrameKind::Grant, acked);
+                Outgoing::bare(FrameHeader {
+                    operation: *id,
+                    ..header
+                })
+            }
+        }
+    }
+}
+
+/// Writes until the lane ends; the error says why it did.
+pub(super) async fn write_lane<W: AsyncWrite + Unpin>(
+    plane: &Arc<DataPlane>,
+    key: LaneKey,
+    writer: W,
+    wake: &Notify,
+    tx_bytes: &AtomicU64,
+) -> Result<(), String> {
+    let mut stream = Stream {
+        writer,
+        staging: Vec::with_capacity(2 * STAGING_BYTES),
+        tx_bytes,
+    };
+    let mut last_write = Instant::now();
+    let mut alarm = pin!(sleep_until(last_write + plane.keep_alive()));
+    loop {
+        // With bytes staged the writer is not idle: it may yet be held up writing them.
+        match plane.next(key, stream.staging.is_empty()) {
+            Next::Send(outgoing) => stream.send(outgoing).await.map_err(broken)?,
+            Next::Gone => return Ok(()),
+            Next::Nothing if !stream.staging.is_empty() => {
+                stream.flush().await.map_err(broken)?;
+                last_write = Instant::now();
+            }
+            Next::Nothing => tokio::select! {
+                biased;
+                () = wake.notified() => {}
+                () = &mut alarm => {
+                    if last_write.elapsed() >= plane.keep_alive()
+                        && let Some(frame) = plane.keep_alive_frame(key)
+                    {
+                        stream.send(frame).await.map_err(broken)?;
+                        stream.flush().await.map_err(broken)?;
+                        last_write = Instant::now();
+                    }
+                    alarm.as_mut().reset(last_write + plane.keep_alive());
+                }
+            },
+        }
+    }
+}
+
+fn broken(error: io::Error) -> String {
+    format!("cannot write: {error}")
+}
+
+struct Stream<'a, W> {
+    writer: W,
+    staging: Vec<u8>,
+    tx_bytes: &'a AtomicU64,
+}
+
+impl<W: AsyncWrite + Unpin> Stream<'_, W> {
+    /// Stages a frame or writes it; the trailer of a large one is staged for the next header to
+    /// join it.
+    async fn send(&mut self, outgoing: Outgoing) -> io::Result<()> {
+        self.staging.extend_from_slice(&outgoing.header.encode());
+        if let Some((operation, due)) = outgoing.data {
+            let is_whole = if due.range.len() <= SMALL_BYTES {
+                self.stage(&operation, &due)
+            } else {
+                self.write_staged().await?;
+                self.write_payload(&operation, &due).await?
+            };
+            let trailer = if is_whole {
+                TRAILER_WHOLE
+            } else {
+                TRAILER_SPOILED
+            };
+            self.staging.extend_from_slice(&trailer);
+            operation.count_sent(due.range.len());
+        }
+        if self.staging.len() >= STAGING_BYTES {
+            self.write_staged().await?;
+        }
+        Ok(())
+    }
+
+    /// Stages a payload, or filler if the memory was taken back (false).
+    fn stage(&mut self, operation: &Operation, due: &Due) -> bool {
+        match operation.buffers.access() {
+            Some(access) => {
+                self.staging.extend_from_slice(payload(&access, due, 0));
+                true
+            }
+            None => {
+                self.staging.extend_from_slice(&FILLER[..due.range.len()]);
+                false
+            }
+        }
+    }
+
+    /// Writes a payload straight from user memory, or filler from where the memory was taken back
+    /// (false).
+    async fn write_payload(&mut self, operation: &Operation, due: &Due) -> io::Result<bool> {
+        let len = due.range.len();
+        let (mut written, mut is_whole) = (0, true);
+        while written < len {
+            let (writer, is_whole) = (&mut self.writer, &mut is_whole);
+            let write = poll_fn(|context| {
+                let access = operation.buffers.access();
+                let bytes = match &access {
+                    Some(access) => payload(access, due, written),
+                    None => &FILLER[..FILLER.len().min(len - written)],
+                };
+                let count = ready!(Pin::new(&mut *writer).poll_write(context, bytes))?;
+                if access.is_none() {
+                    *is_whole = false;
+                }
+                Poll::Ready(io::Result::Ok(count))
+            });
+            match write.await? {
+                0 => return Err(io::Error::from(io::ErrorKind::WriteZero)),
+                count => {
+                    written += count;
+                    self.tx_bytes.fetch_add(count as u64, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(is_whole)
+    }
+
+    async fn write_staged(&mut self) -> io::Result<()> {
+        let mut written = 0;
+        while written < self.staging.len() {
+            match self.writer.write(&self.staging[written..]).await? {
+                0 => return Err(io::Error::from(io::ErrorKind::WriteZero)),
+                count => {
+                    written += count;
+                    self.tx_bytes.fetch_add(count as u64, Ordering::Relaxed);
+                }
+            }
+        }
+        self.staging.clear();
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.write_staged().await?;
+        self.writer.flush().await
+    }
+}
+
+/// What is left of a payload after `written` bytes.
+fn payload<'a>(access: &'a Access<'_>, due: &Due, written: usize) -> &'a [u8] {
+    let range = due.range.start + written..due.range.end;
+    match due.source {
+        Source::Input => access.input(range),
+        Source::Output => access.output(range),
+    }
+}

@@ -1,0 +1,12 @@
+//! One operation at one rank: the caller's memory, and the bookkeeping of what is due, in flight
+//! and arrived. Pure: bytes are moved by `datapath`.
+
+mod run;
+mod user_buffer;
+
+pub use run::{Claim, Due, Run, SEGMENT_BYTES_MAX, Source, Taken};
+#[cfg(test)]
+pub(crate) use user_buffer::testing;
+pub use user_buffer::{
+    Access, Lendable, Loans, OwnedVec, UserBuffers, UserMemory, lend, lend_all, with_loans,
+};

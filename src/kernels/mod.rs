@@ -1,0 +1,4 @@
+//! Inner loops over plain bytes. Each kernel has a scalar definition that says what the bits are;
+//! faster routes must give the same ones.
+
+pub mod reduce;
