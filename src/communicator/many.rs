@@ -1,0 +1,170 @@
+//! Many operations with a limit in flight, each retried until it commits.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+
+use zerocopy::IntoBytes;
+
+use super::completion::respond;
+use super::{Communicator, Element, ReduceOptions, ReduceReport, same_length};
+use crate::engine::{Lendable, lend_all};
+use crate::error::{CollectiveError, Gone};
+use crate::types::{DataType, Descriptor, Tag};
+
+/// One operation of [`Communicator::all_reduce_many`].
+#[derive(Debug)]
+pub struct Reduce<'a> {
+    memory: Lendable<'a>,
+    lengths: Result<u64, CollectiveError>,
+    data_type: DataType,
+    options: ReduceOptions,
+    report: Option<ReduceReport>,
+}
+
+impl<'a> Reduce<'a> {
+    /// From `send` into `recv`.
+    pub fn new<T: Element>(send: &'a [T], recv: &'a mut [T], options: ReduceOptions) -> Self {
+        Self {
+            lengths: same_length(send.len(), recv.len()).map(|()| send.len() as u64),
+            memory: Lendable::Apart {
+                send: send.as_bytes(),
+                recv: recv.as_mut_bytes(),
+            },
+            data_type: T::DATA_TYPE,
+            options,
+            report: None,
+        }
+    }
+
+    /// In place.
+    pub fn in_place<T: Element>(buffer: &'a mut [T], options: ReduceOptions) -> Self {
+        Self {
+            lengths: Ok(buffer.len() as u64),
+            memory: Lendable::InPlace(buffer.as_mut_bytes()),
+            data_type: T::DATA_TYPE,
+            options,
+            report: None,
+        }
+    }
+
+    /// What it did, if it was committed.
+    pub fn report(&self) -> Option<&ReduceReport> {
+        self.report.as_ref()
+    }
+}
+
+pub(super) fn run(
+    communicator: &Communicator,
+    operations: &mut [Reduce<'_>],
+    max_in_flight: usize,
+) -> Result<ReduceReport, CollectiveError> {
+    let described = describe(operations, max_in_flight)?;
+    let mut reports: Vec<Option<ReduceReport>> = vec![None; operations.len()];
+    let memory = operations
+        .iter_mut()
+        .map(|operation| match &mut operation.memory {
+            Lendable::Apart { send, recv } => Lendable::Apart { send, recv },
+            Lendable::InPlace(buffer) => Lendable::InPlace(buffer),
+        });
+    let failure = lend_all(memory, |buffers| {
+        let (sender, outcomes) = mpsc::channel();
+        let mut waiting: BTreeSet<usize> = (0..buffers.len()).collect();
+        let mut in_flight = 0;
+        let mut failure = None;
+        loop {
+            while failure.is_none()
+                && in_flight < max_in_flight
+                && let Some(index) = waiting.pop_first()
+            {
+                let (descriptor, options) = described[index];
+                let sender = sender.clone();
+                let respond = respond(move |outcome| {
+                    let _ = sender.send((index, outcome));
+                });
+                communicator.command_all_reduce(&buffers[index], descriptor, &options, respond);
+                in_flight += 1;
+            }
+            if in_flight == 0 {
+                return failure;
+            }
+            let Ok((index, outcome)) = outcomes.recv() else {
+                return Some(Gone::Closed.into());
+            };
+            in_flight -= 1;
+            match outcome {
+                Ok(report) => reports[index] = Some(report),
+                Err(error) if error.is_retryable() => {
+                    waiting.insert(index);
+                }
+                // What is in flight is waited for; nothing more is launched.
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+    });
+    let mut total: Option<ReduceReport> = None;
+    for (operation, report) in operations.iter_mut().zip(reports) {
+        if let Some(report) = &report {
+            total = Some(add(total, report));
+        }
+        operation.report = report;
+    }
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(total.unwrap_or_default()),
+    }
+}
+
+fn describe(
+    operations: &[Reduce<'_>],
+    max_in_flight: usize,
+) -> Result<Vec<(Descriptor, ReduceOptions)>, CollectiveError> {
+    if max_in_flight == 0 {
+        let reason = "at least one operation must be in flight".to_owned();
+        return Err(CollectiveError::InvalidArgument {
+            field: "max_in_flight",
+            reason,
+        });
+    }
+    let mut tags: BTreeSet<Tag> = BTreeSet::new();
+    let mut described = Vec::with_capacity(operations.len());
+    for operation in operations {
+        let (data_type, options) = (operation.data_type, operation.options);
+        if !tags.insert(options.tag) {
+            let reason = format!("two operations have tag {}", options.tag);
+            return Err(CollectiveError::InvalidArgument {
+                field: "operations",
+                reason,
+            });
+        }
+        let count = operation.lengths.clone()?;
+        described.push((
+            Descriptor {
+                count,
+                data_type,
+                op: options.op,
+            },
+            options,
+        ));
+    }
+    Ok(described)
+}
+
+/// Sums the traffic and keeps the smaller contributor set.
+fn add(total: Option<ReduceReport>, report: &ReduceReport) -> ReduceReport {
+    let Some(total) = total else {
+        return report.clone();
+    };
+    let smaller = if report.world_size < total.world_size {
+        report
+    } else {
+        &total
+    };
+    ReduceReport {
+        world_size: smaller.world_size,
+        contributors: smaller.contributors.clone(),
+        tx_bytes: total.tx_bytes + report.tx_bytes,
+        rx_bytes: total.rx_bytes + report.rx_bytes,
+    }
+}

@@ -1,0 +1,111 @@
+//! A control connection as two tasks: one reads whole messages, one writes what is queued.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::transport::{ReadHalf, Stream, WriteHalf};
+use crate::wire::control::{FRAME_HEADER_BYTES, Frame, FrameHeader, Message};
+
+/// What comes from a control connection.
+#[derive(Debug)]
+pub(super) enum FromControl<M> {
+    /// A message.
+    Frame(Frame<M>),
+    /// The end, and why.
+    Closed(String),
+}
+
+/// The sending side of a control connection. Dropping it closes the connection once everything
+/// queued has gone out.
+#[derive(Debug)]
+pub(super) struct ControlWriter {
+    queue: mpsc::UnboundedSender<Vec<u8>>,
+    reader: JoinHandle<()>,
+}
+
+impl ControlWriter {
+    /// Starts both tasks; `deliver` is called for each message and once for the end, and stops
+    /// the reader by returning `false`.
+    pub(super) fn spawn<M, F>(stream: Stream, deliver: F) -> Self
+    where
+        Frame<M>: Message + Send,
+        M: Send + 'static,
+        F: FnMut(FromControl<M>) -> bool + Send + 'static,
+    {
+        let (reader, writer) = stream.into_split();
+        let (queue, queued) = mpsc::unbounded_channel();
+        tokio::spawn(write(writer, queued));
+        let reader = tokio::spawn(read(reader, deliver));
+        Self { queue, reader }
+    }
+
+    pub(super) fn send<M>(&self, frame: &Frame<M>)
+    where
+        Frame<M>: Message,
+    {
+        // A writer that is gone is told by the reader's end.
+        let _ = self.queue.send(FrameHeader::frame(&frame.encode()));
+    }
+}
+
+impl Drop for ControlWriter {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+async fn write(mut writer: WriteHalf, mut queued: mpsc::UnboundedReceiver<Vec<u8>>) {
+    while let Some(mut bytes) = queued.recv().await {
+        // What has queued up meanwhile goes out in the same segment.
+        while let Ok(more) = queued.try_recv() {
+            bytes.extend_from_slice(&more);
+        }
+        if writer.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+    let _ = writer.shutdown().await;
+}
+
+async fn read<M, F>(mut reader: ReadHalf, mut deliver: F)
+where
+    Frame<M>: Message,
+    F: FnMut(FromControl<M>) -> bool,
+{
+    let reason = loop {
+        match read_frame(&mut reader).await {
+            Ok(frame) => {
+                if !deliver(FromControl::Frame(frame)) {
+                    return;
+                }
+            }
+            Err(reason) => break reason,
+        }
+    };
+    deliver(FromControl::Closed(reason));
+}
+
+async fn read_frame<M>(reader: &mut ReadHalf) -> Result<Frame<M>, String>
+where
+    Frame<M>: Message,
+{
+    let mut header = [0; FRAME_HEADER_BYTES];
+    reader
+        .read_exact(&mut header)
+        .await
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => "closed by the other side".to_owned(),
+            _ => error.to_string(),
+        })?;
+    let header = FrameHeader::decode(header).map_err(|error| error.to_string())?;
+    // Memory grows with what arrives, not with what a header promises.
+    let mut body = Vec::with_capacity(header.len_bytes.min(64 << 10));
+    let mut limited = reader.take(header.len_bytes as u64);
+    limited
+        .read_to_end(&mut body)
+        .await
+        .map_err(|error| error.to_string())?;
+    header.check(&body).map_err(|error| error.to_string())?;
+    Frame::<M>::decode(&body).map_err(|error| error.to_string())
+}

@@ -1,0 +1,331 @@
+//! The master as a thread of its own: sockets to [`protocol::master::Master`] and back.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use super::clock::Clock;
+use super::control::{ControlWriter, FromControl};
+use crate::protocol::master::{
+    self as machine, ConnectionId, Input, MasterConfig, Output, Solution, SolveRequest,
+};
+use crate::topology;
+use crate::transport::{
+    Acceptor, AcceptorOptions, Incoming, Probe, Stream, listen_in_range, probe, refuse, resolve,
+    welcome,
+};
+use crate::types::{GroupId, PeerId, RunId};
+use crate::wire::control::{Frame, Hello, Message, ToMaster};
+use crate::wire::greeting::Kind;
+
+/// How long a second witness is waited for.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// Steps that the search for a ring may take: milliseconds.
+const SOLVE_STEPS: u64 = 200_000;
+
+/// Why a master could not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MasterError {
+    /// The address cannot be listened on. **Next:** choose another, or end what holds it.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// The system gave no thread or no random numbers.
+    #[error("cannot start: {0}")]
+    System(std::io::Error),
+}
+
+/// The process that orders membership and settles outcomes. It never touches tensor bytes.
+///
+/// Runs in a thread of its own until it is stopped or dropped; the run then has no master, and
+/// its peers leave after their `master_grace`.
+///
+/// ```
+/// let master = pccl::Master::bind("127.0.0.1:0".parse()?)?;
+/// println!("peers connect to {}", master.local_addr());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Master {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Master {
+    /// Listens on exactly this address (port 0: any free one) and starts.
+    pub fn bind(address: SocketAddr) -> Result<Self, MasterError> {
+        Self::bind_with(address, MasterConfig::default())
+    }
+
+    /// As [`bind`](Self::bind), with settings.
+    pub fn bind_with(address: SocketAddr, config: MasterConfig) -> Result<Self, MasterError> {
+        let listener = listen_in_range(Some(address.ip()), address.port()..=address.port())
+            .map_err(|error| MasterError::Listen {
+                address,
+                reason: error.source.to_string(),
+            })?;
+        let address = listener.local_addr();
+        let mut random = [0; 40];
+        getrandom::fill(&mut random)
+            .map_err(|error| MasterError::System(std::io::Error::other(error.to_string())))?;
+        let (run, seed) = random.split_at(8);
+        let run = RunId(run.try_into().map(u64::from_le_bytes).unwrap_or_default());
+        let seed: [u8; 32] = seed.try_into().unwrap_or_default();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(MasterError::System)?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("pccl-master".to_owned())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    let options = AcceptorOptions::default();
+                    let (acceptor, incoming) = match Acceptor::spawn(listener, options) {
+                        Ok(started) => started,
+                        Err(error) => return warn!(%error, "the master cannot accept"),
+                    };
+                    info!(%address, %run, "master started");
+                    let clock = Clock::start();
+                    let machine = machine::Master::new(config, run, 1, seed, clock.now());
+                    let (events, queue) = mpsc::unbounded_channel();
+                    let running = Loop {
+                        machine,
+                        clock,
+                        events,
+                        greeted: BTreeMap::new(),
+                        connections: BTreeMap::new(),
+                        next_connection: 1,
+                    };
+                    tokio::select! {
+                        () = running.run(incoming, queue) => {}
+                        _ = stopped => {}
+                    }
+                    acceptor.stop().await;
+                    info!(%address, "master stopped");
+                });
+            })
+            .map_err(MasterError::System)?;
+        Ok(Self {
+            address,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// The address it listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops it; the port is free on return.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What the tasks around the loop tell it.
+enum Event {
+    FromPeer(ConnectionId, FromControl<ToMaster>),
+    PortRefused(PeerId),
+}
+
+struct Loop {
+    machine: machine::Master,
+    clock: Clock,
+    events: mpsc::UnboundedSender<Event>,
+    /// Connections whose hello the machine has not answered.
+    greeted: BTreeMap<ConnectionId, Stream>,
+    connections: BTreeMap<ConnectionId, ControlWriter>,
+    next_connection: u64,
+}
+
+impl Loop {
+    async fn run(
+        mut self,
+        mut incoming: mpsc::Receiver<Incoming>,
+        mut queue: mpsc::UnboundedReceiver<Event>,
+    ) {
+        loop {
+            self.obey().await;
+            let timeout = self.clock.instant(self.machine.next_timeout());
+            // What has arrived is read before any watch is asked.
+            tokio::select! {
+                biased;
+                Some(event) = queue.recv() => self.on_event(event),
+                arrival = incoming.recv() => match arrival {
+                    Some(arrival) => self.on_incoming(arrival),
+                    None => return,
+                },
+                () = tokio::time::sleep_until(timeout) => self.tell(Input::Tick),
+            }
+        }
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.machine.handle(self.clock.now(), input);
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::FromPeer(connection, FromControl::Frame(frame)) => {
+                self.tell(Input::Message { connection, frame });
+            }
+            Event::FromPeer(connection, FromControl::Closed(reason)) => {
+                self.connections.remove(&connection);
+                self.tell(Input::Closed { connection, reason });
+            }
+            Event::PortRefused(peer) => self.tell(Input::PortRefused { peer }),
+        }
+    }
+
+    fn on_incoming(
+        &mut self,
+        Incoming {
+            greeting,
+            stream,
+            from,
+        }: Incoming,
+    ) {
+        let hello = match greeting.kind {
+            Kind::Control => Hello::decode(&greeting.body).map_err(|error| error.to_string()),
+            _ => Err("this is a master's port".to_owned()),
+        };
+        match hello {
+            Ok(hello) => {
+                let connection = ConnectionId(self.next_connection);
+                self.next_connection += 1;
+                self.greeted.insert(connection, stream);
+                self.tell(Input::Greeted {
+                    connection,
+                    hello,
+                    from,
+                });
+            }
+            Err(reason) => {
+                warn!(%from, %reason, "closed a connection");
+                tokio::spawn(async move { refuse(stream, &reason).await });
+            }
+        }
+    }
+
+    async fn obey(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Welcome {
+                    connection,
+                    welcome: answer,
+                } => {
+                    if let Some(mut stream) = self.greeted.remove(&connection) {
+                        // Small enough for an empty socket buffer: it does not block.
+                        if let Err(error) = welcome(&mut stream, &answer.encode()).await {
+                            let reason = error.to_string();
+                            self.tell(Input::Closed { connection, reason });
+                            continue;
+                        }
+                        let events = self.events.clone();
+                        let writer = ControlWriter::spawn(stream, move |message| {
+                            events.send(Event::FromPeer(connection, message)).is_ok()
+                        });
+                        self.connections.insert(connection, writer);
+                    }
+                }
+                Output::Refuse { connection, reason } => {
+                    if let Some(stream) = self.greeted.remove(&connection) {
+                        tokio::spawn(async move { refuse(stream, &reason).await });
+                    }
+                }
+                Output::Send { connection, frame } => self.send(connection, &frame),
+                Output::Close { connection } => {
+                    self.connections.remove(&connection);
+                }
+                Output::Probe { peer, address } => {
+                    let events = self.events.clone();
+                    tokio::spawn(async move {
+                        if refuses(&address).await {
+                            let _ = events.send(Event::PortRefused(peer));
+                        }
+                    });
+                }
+                Output::Solve(request) => {
+                    let input = Input::Solved {
+                        request: request.request,
+                        solutions: solve(&request),
+                    };
+                    self.tell(input);
+                }
+            }
+        }
+    }
+
+    fn send(&self, connection: ConnectionId, frame: &Frame<crate::wire::control::ToPeer>) {
+        if let Some(writer) = self.connections.get(&connection) {
+            writer.send(frame);
+        }
+    }
+}
+
+/// Whether nobody listens on any address of this peer any more.
+async fn refuses(address: &str) -> bool {
+    let Ok(addresses) = resolve(address).await else {
+        return false;
+    };
+    for address in &addresses {
+        if probe(*address, PROBE_TIMEOUT).await != Probe::Refused {
+            return false;
+        }
+    }
+    !addresses.is_empty()
+}
+
+fn solve(request: &SolveRequest) -> BTreeMap<GroupId, Solution> {
+    request
+        .groups
+        .iter()
+        .map(|(group, members)| {
+            let mut joined = members.clone();
+            joined.sort();
+            let solution = match topology::ring(members, &request.broken, SOLVE_STEPS) {
+                topology::Solution::Ring(ring) => Solution::Ring(ring),
+                topology::Solution::None | topology::Solution::BudgetSpent => {
+                    let dropped = topology::whom_to_drop(
+                        members,
+                        &request.newcomers,
+                        &request.broken,
+                        &request.complaints,
+                        &joined,
+                    );
+                    dropped.map_or_else(|| Solution::Ring(members.clone()), Solution::Drop)
+                }
+            };
+            (*group, solution)
+        })
+        .collect()
+}

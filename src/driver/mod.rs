@@ -1,0 +1,28 @@
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this is the room where clocks and threads meet the state machines"
+)]
+//! The loops that feed the state machines and obey them: events in, outputs out, nothing decided.
+//!
+//! ```text
+//!   master   Acceptor ─ greetings ─┐                      ┌─ welcome, refuse, send, close
+//!            control connections ──┼─► protocol::Master ──┼─ probe
+//!            clock ────────────────┘                      └─ topology
+//!
+//!   peer     callers' commands ────┐                      ┌─ control connection
+//!            control connection ───┤                      ├─ links: dial, accept, mend lanes
+//!            data plane's events ──┼─► protocol::Peer ────┼─ data plane: begin, end
+//!            links, transfers ─────┤                      ├─ sync: serve, receive, verify
+//!            clock ────────────────┘                      └─ replies
+//! ```
+
+mod clock;
+mod control;
+mod links;
+mod master;
+mod peer;
+mod sync;
+
+pub use master::{Master, MasterError};
+pub(crate) use peer::{Driver, Payload, Respond, Response};

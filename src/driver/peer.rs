@@ -1,0 +1,668 @@
+//! A peer as a thread of its own: callers' commands, sockets and the data plane to
+//! [`protocol::peer::Peer`] and back.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tracing::{debug, warn};
+
+use super::clock::Clock;
+use super::control::{ControlWriter, FromControl};
+use super::links::{Caller, LinkChange, LinkEvent, Links};
+use super::sync::{Session, SyncEvent, SyncTraffic, Tensors, turn_away};
+use crate::communicator::Config;
+use crate::datapath::{DataPlane, Disposition, OperationSpec, PlaneEvent, Traffic};
+use crate::engine::UserMemory;
+use crate::error::{ConnectError, Gone};
+use crate::protocol::peer::{
+    Command, Input, Membership, Output, Peer, PeerConfig, Reply, RequestId,
+};
+use crate::transport::{
+    Acceptor, AcceptorOptions, GreetError, Incoming, SocketOptions, Stream, dial, greet,
+    listen_in_range, refuse, resolve,
+};
+use crate::types::{Epoch, OperationId, WorldSizes};
+use crate::wire::control::{Hello, Join, Message, ToPeer, Welcome};
+use crate::wire::greeting::Kind;
+use crate::wire::hello::{LaneHello, TransferHello};
+
+/// How long one attempt to reach the master may take.
+const MASTER_DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Memory that goes with a command.
+pub(crate) enum Payload {
+    None,
+    Buffers(Arc<UserMemory>),
+    Tensors(Tensors),
+}
+
+/// The answer to a command, with what the data path counted.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) reply: Reply,
+    pub(crate) traffic: Traffic,
+    pub(crate) sync: SyncTraffic,
+}
+
+/// What a caller may read at any time without asking the loop.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) membership: Option<Membership>,
+    pub(crate) gone: Option<Gone>,
+}
+
+impl Snapshot {
+    pub(crate) fn sizes(&self) -> WorldSizes {
+        match (&self.gone, &self.membership) {
+            (None, Some(membership)) => membership.sizes,
+            _ => WorldSizes::ALONE,
+        }
+    }
+}
+
+/// Takes the answer to a command; dropped uncalled if the loop ends without one.
+pub(crate) type Respond = Box<dyn FnOnce(Response) + Send>;
+
+struct Request {
+    command: Command,
+    payload: Payload,
+    respond: Respond,
+}
+
+/// The handle on a running loop. Dropping it closes the peer and waits until nothing of it is
+/// left.
+pub(crate) struct Driver {
+    requests: mpsc::UnboundedSender<Request>,
+    snapshot: Arc<RwLock<Snapshot>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Driver {
+    /// Listens and starts the loop; nothing is dialled before `Command::Connect`.
+    pub(crate) fn start(config: &Config) -> Result<Self, ConnectError> {
+        let listener =
+            listen_in_range(config.bind, config.listen_ports.clone()).map_err(|error| {
+                ConnectError::Listen {
+                    range: error.range,
+                    reason: error.source.to_string(),
+                }
+            })?;
+        let system = |error: std::io::Error| ConnectError::Listen {
+            range: "threads".to_owned(),
+            reason: error.to_string(),
+        };
+        let runtime = match config.data_threads {
+            1 => tokio::runtime::Builder::new_current_thread(),
+            threads => {
+                let mut builder = tokio::runtime::Builder::new_multi_thread();
+                builder.worker_threads(threads).thread_name("pccl-data");
+                builder
+            }
+        }
+        .enable_all()
+        .build()
+        .map_err(system)?;
+        let snapshot = Arc::new(RwLock::new(Snapshot::default()));
+        let (requests, queue) = mpsc::unbounded_channel();
+        let port = listener.local_addr().port();
+        let (config, shared) = (config.clone(), snapshot.clone());
+        let thread = std::thread::Builder::new()
+            .name("pccl".to_owned())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    let options = AcceptorOptions::default();
+                    match Acceptor::spawn(listener, options) {
+                        Ok((acceptor, incoming)) => {
+                            Loop::new(config, port, shared).run(queue, incoming).await;
+                            acceptor.stop().await;
+                        }
+                        Err(error) => warn!(%error, "cannot accept connections"),
+                    }
+                });
+                runtime_ends(runtime);
+            })
+            .map_err(system)?;
+        Ok(Self {
+            requests,
+            snapshot,
+            thread: Some(thread),
+        })
+    }
+
+    /// Commands the peer; the answer goes to `respond`, always.
+    pub(crate) fn command(&self, command: Command, payload: Payload, respond: Respond) {
+        if let Err(mpsc::error::SendError(request)) = self.requests.send(Request {
+            command,
+            payload,
+            respond,
+        }) {
+            (request.respond)(Response::of(request.command.closed()));
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.snapshot.read().clone()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.command(Command::Close, Payload::None, Box::new(|_| {}));
+        // The loop ends when the last sender is gone.
+        let (closed, _) = mpsc::unbounded_channel();
+        self.requests = closed;
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits for tasks on other threads to be gone, so that nothing outlives the communicator.
+fn runtime_ends(runtime: tokio::runtime::Runtime) {
+    runtime.shutdown_timeout(Duration::from_secs(1));
+}
+
+impl Response {
+    pub(crate) fn of(reply: Reply) -> Self {
+        Self {
+            reply,
+            traffic: Traffic::default(),
+            sync: SyncTraffic::default(),
+        }
+    }
+}
+
+/// What the tasks around the loop tell it.
+enum Event {
+    /// With the number of the attempt it belongs to.
+    Reached(u64, Result<(Stream, Welcome, SocketAddr), Unreached>),
+    FromMaster(u64, FromControl<ToPeer>),
+    OperationEnded(OperationId, Traffic),
+}
+
+enum Unreached {
+    Refused(String),
+    Failed(String),
+}
+
+struct Loop {
+    config: Config,
+    machine: Peer,
+    clock: Clock,
+    snapshot: Arc<RwLock<Snapshot>>,
+    events: mpsc::UnboundedSender<Event>,
+    event_queue: mpsc::UnboundedReceiver<Event>,
+
+    /// Numbers the connections to the master, so that what a dropped one says is not heard.
+    attempt: u64,
+    dialling: Option<AbortHandle>,
+    control: Option<ControlWriter>,
+    caller: Option<Caller>,
+
+    links: Links,
+    link_queue: mpsc::UnboundedReceiver<LinkEvent>,
+    plane: Arc<DataPlane>,
+    plane_queue: mpsc::UnboundedReceiver<PlaneEvent>,
+    session: Option<(RequestId, Session)>,
+    sync_events: mpsc::UnboundedSender<SyncEvent>,
+    sync_queue: mpsc::UnboundedReceiver<SyncEvent>,
+
+    next_request: u64,
+    pending: BTreeMap<RequestId, Pending>,
+    /// Which command each running operation belongs to.
+    running: BTreeMap<OperationId, RequestId>,
+}
+
+struct Pending {
+    respond: Respond,
+    buffers: Option<Arc<UserMemory>>,
+    traffic: Traffic,
+}
+
+impl Loop {
+    fn new(config: Config, port: u16, snapshot: Arc<RwLock<Snapshot>>) -> Self {
+        let clock = Clock::start();
+        let join = Join {
+            group: config.group,
+            label: config.label.clone(),
+            advertised_host: config.advertised_host.clone().unwrap_or_default(),
+            port: config.advertised_port.unwrap_or(port),
+            lanes: config.lanes_per_link,
+        };
+        let peer_config = PeerConfig {
+            master: config.master.clone(),
+            join,
+            connect_timeout: config.connect_timeout,
+            master_grace: config.master_grace,
+        };
+        let (events, event_queue) = mpsc::unbounded_channel();
+        let (link_events, link_queue) = mpsc::unbounded_channel();
+        let (plane_events, plane_queue) = mpsc::unbounded_channel();
+        let (sync_events, sync_queue) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Handle::current();
+        Self {
+            machine: Peer::new(peer_config, clock.now()),
+            clock,
+            snapshot,
+            events,
+            event_queue,
+            attempt: 0,
+            dialling: None,
+            control: None,
+            caller: None,
+            links: Links::new(link_events),
+            link_queue,
+            plane: DataPlane::new(runtime, plane_events, config.keepalive_interval),
+            plane_queue,
+            session: None,
+            sync_events,
+            sync_queue,
+            next_request: 1,
+            pending: BTreeMap::new(),
+            running: BTreeMap::new(),
+            config,
+        }
+    }
+
+    async fn run(
+        mut self,
+        mut requests: mpsc::UnboundedReceiver<Request>,
+        mut incoming: mpsc::Receiver<Incoming>,
+    ) {
+        loop {
+            self.obey().await;
+            let timeout = self.next_timeout();
+            let sleep = async {
+                match timeout {
+                    Some(timeout) => tokio::time::sleep_until(timeout).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // What has arrived is read before any watch is asked.
+            tokio::select! {
+                biased;
+                Some(event) = self.event_queue.recv() => self.on_event(event),
+                Some(event) = self.plane_queue.recv() => self.on_plane_event(event),
+                Some(event) = self.link_queue.recv() => self.on_link_event(event),
+                Some(event) = self.sync_queue.recv() => self.on_sync_event(event),
+                request = requests.recv() => match request {
+                    Some(request) => self.on_request(request),
+                    None => break,
+                },
+                Some(arrival) = incoming.recv() => self.on_incoming(arrival),
+                () = sleep => {
+                    for change in self.links.tick() {
+                        self.on_link_change(change);
+                    }
+                    self.tell(Input::Tick);
+                }
+            }
+        }
+        self.finish().await;
+    }
+
+    /// The communicator is gone: gives everything back.
+    async fn finish(mut self) {
+        while !self.pending.is_empty() {
+            self.obey().await;
+            match self.event_queue.recv().await {
+                Some(event) => self.on_event(event),
+                None => break,
+            }
+        }
+        self.plane.shutdown();
+        if let Some(task) = self.dialling.take() {
+            task.abort();
+        }
+        drop(self.control.take());
+    }
+
+    fn next_timeout(&self) -> Option<tokio::time::Instant> {
+        let machine = self
+            .machine
+            .next_timeout()
+            .map(|timeout| self.clock.instant(timeout));
+        [machine, self.links.next_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.machine.handle(self.clock.now(), input);
+    }
+
+    fn on_request(
+        &mut self,
+        Request {
+            command,
+            payload,
+            respond,
+        }: Request,
+    ) {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        let buffers = match payload {
+            Payload::Buffers(buffers) => Some(buffers),
+            Payload::Tensors(tensors) => {
+                // A second sync is refused by the machine; the first keeps its session.
+                if self.session.is_none() {
+                    let session = Session::new(&tensors, self.sync_events.clone());
+                    self.session = Some((request, session));
+                }
+                None
+            }
+            Payload::None => None,
+        };
+        self.pending.insert(
+            request,
+            Pending {
+                respond,
+                buffers,
+                traffic: Traffic::default(),
+            },
+        );
+        self.tell(Input::Command { request, command });
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Reached(attempt, _) | Event::FromMaster(attempt, _)
+                if attempt != self.attempt => {}
+            Event::Reached(attempt, Ok((stream, welcome, address))) => {
+                let events = self.events.clone();
+                self.control = Some(ControlWriter::spawn(stream, move |message| {
+                    events.send(Event::FromMaster(attempt, message)).is_ok()
+                }));
+                self.introduce(&welcome, address);
+                self.tell(Input::Welcomed(welcome));
+            }
+            Event::Reached(_, Err(Unreached::Refused(reason))) => {
+                self.tell(Input::Refused { reason });
+            }
+            Event::Reached(_, Err(Unreached::Failed(reason))) => {
+                self.tell(Input::Disconnected { reason });
+            }
+            Event::FromMaster(_, FromControl::Frame(frame)) => self.tell(Input::Message(frame)),
+            Event::FromMaster(_, FromControl::Closed(reason)) => {
+                self.control = None;
+                self.tell(Input::Disconnected { reason });
+            }
+            Event::OperationEnded(op, traffic) => {
+                let running = self.running.remove(&op);
+                if let Some(pending) = running.and_then(|request| self.pending.get_mut(&request)) {
+                    pending.traffic = traffic;
+                }
+                self.tell(Input::OperationEnded { op });
+            }
+        }
+    }
+
+    fn introduce(&mut self, welcome: &Welcome, master: SocketAddr) {
+        if let Welcome::Registered { run, peer, .. } = welcome {
+            let caller = Caller {
+                run: *run,
+                peer: *peer,
+                master,
+                bind: self.config.bind,
+                socket: self.config.socket.clone(),
+                link_timeout: self.config.link_timeout,
+            };
+            self.caller = Some(caller.clone());
+            self.links.introduce(caller);
+        }
+    }
+
+    fn on_plane_event(&mut self, event: PlaneEvent) {
+        match event {
+            PlaneEvent::Finished { op } => self.tell(Input::OperationFinished { op }),
+            // The links tell that themselves, as they hand lanes over.
+            PlaneEvent::LinkUp { .. } => {}
+            PlaneEvent::LaneClosed {
+                peer, lane, reason, ..
+            } => {
+                if let Some(change) = self.links.on_lane_closed(peer, lane, &reason) {
+                    self.on_link_change(change);
+                }
+            }
+        }
+    }
+
+    fn on_link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Open { peer, lane, stream } => {
+                let (wanted, change) = self.links.on_open(peer, lane);
+                if wanted {
+                    let (reader, writer) = stream.into_split();
+                    self.plane.add_lane(peer, lane, reader, writer);
+                }
+                if let Some(change) = change {
+                    self.on_link_change(change);
+                }
+            }
+            LinkEvent::NotDialled { peer, lane, reason } => {
+                self.links.on_not_dialled(peer, lane, reason);
+            }
+        }
+    }
+
+    fn on_link_change(&mut self, change: LinkChange) {
+        self.tell(match change {
+            LinkChange::Up(peer) => Input::LinkUp { peer },
+            LinkChange::Down(peer) => Input::LinkDown { peer },
+            LinkChange::Failed(peer, reason) => Input::LinkFailed { peer, reason },
+        });
+    }
+
+    fn on_sync_event(&mut self, event: SyncEvent) {
+        self.tell(match event {
+            SyncEvent::Received { round } => Input::SyncReceived { round },
+            SyncEvent::Failed {
+                round,
+                holder,
+                reason,
+            } => Input::SyncFailed {
+                round,
+                holder,
+                reason,
+            },
+        });
+    }
+
+    fn on_incoming(
+        &mut self,
+        Incoming {
+            greeting,
+            stream,
+            from,
+        }: Incoming,
+    ) {
+        let refused = match greeting.kind {
+            Kind::Lane => match LaneHello::decode(&greeting.body) {
+                Ok(hello) => return self.links.on_incoming(hello, stream),
+                Err(error) => error.to_string(),
+            },
+            Kind::StateTransfer => match TransferHello::decode(&greeting.body) {
+                Ok(hello) => {
+                    let ours = self
+                        .caller
+                        .as_ref()
+                        .is_some_and(|caller| caller.run == hello.run && caller.peer == hello.to);
+                    match &mut self.session {
+                        Some((_, session)) if ours => session.serve(hello, stream),
+                        _ => turn_away(stream, "no sync is running here"),
+                    }
+                    return;
+                }
+                Err(error) => error.to_string(),
+            },
+            _ => "this is a peer's port".to_owned(),
+        };
+        warn!(%from, reason = %refused, "closed a connection");
+        tokio::spawn(async move { refuse(stream, &refused).await });
+    }
+
+    async fn obey(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::ReachMaster { hello, after } => self.reach_master(hello, after),
+                Output::LeaveMaster => {
+                    self.attempt += 1;
+                    self.control = None;
+                    if let Some(task) = self.dialling.take() {
+                        task.abort();
+                    }
+                }
+                Output::Send(frame) => {
+                    if let Some(control) = &self.control {
+                        control.send(&frame);
+                    }
+                }
+                Output::Wire { epoch, links } => {
+                    for peer in self.links.set(epoch, links) {
+                        self.plane.remove_link(peer);
+                    }
+                }
+                Output::OpenEpoch { epoch, membership } => {
+                    self.plane.open_epoch(epoch);
+                    let mut snapshot = self.snapshot.write();
+                    snapshot.epoch = Some(epoch);
+                    snapshot.membership = Some(membership);
+                }
+                Output::BeginOperation {
+                    request,
+                    op,
+                    descriptor,
+                    rank,
+                    ring,
+                } => {
+                    let buffers = self.pending.get(&request).and_then(|p| p.buffers.clone());
+                    if let Some(buffers) = buffers {
+                        self.running.insert(op, request);
+                        let buffers = buffers.open();
+                        let spec = OperationSpec {
+                            descriptor,
+                            rank,
+                            ring,
+                            buffers,
+                        };
+                        if let Err(error) = self.plane.begin(op, spec) {
+                            warn!(%op, %error, "an operation could not begin");
+                        }
+                    }
+                }
+                Output::EndOperation { op, roll_back } => self.end_operation(op, roll_back),
+                Output::NoteSettled { op } => self.plane.note_settled(op.tag, op.n),
+                Output::BeginSync { request, plan } => {
+                    if let (Some((running, session)), Some(caller)) =
+                        (&mut self.session, &self.caller)
+                        && *running == request
+                    {
+                        session.follow(caller, plan);
+                    }
+                }
+                Output::Reply { request, reply } => self.reply(request, reply).await,
+                Output::Gone(gone) => {
+                    for peer in self.links.set(Epoch::default(), Vec::new()) {
+                        self.plane.remove_link(peer);
+                    }
+                    self.snapshot.write().gone = Some(gone);
+                }
+            }
+        }
+    }
+
+    fn end_operation(&self, op: OperationId, roll_back: bool) {
+        let (plane, events) = (self.plane.clone(), self.events.clone());
+        let disposition = if roll_back {
+            Disposition::RollBack
+        } else {
+            Disposition::Keep
+        };
+        tokio::spawn(async move {
+            let traffic = plane.end(op, disposition).await;
+            let _ = events.send(Event::OperationEnded(op, traffic));
+        });
+    }
+
+    async fn reply(&mut self, request: RequestId, reply: Reply) {
+        let Some(Pending {
+            respond,
+            buffers,
+            traffic,
+        }) = self.pending.remove(&request)
+        else {
+            return;
+        };
+        // The caller's memory is let go of before the caller is told.
+        drop(buffers);
+        let mut sync = SyncTraffic::default();
+        if let Some((_, session)) = self.session.take_if(|(running, _)| *running == request) {
+            sync = session.end().await;
+        }
+        debug!(request = request.0, ?reply, "replied");
+        respond(Response {
+            reply,
+            traffic,
+            sync,
+        });
+    }
+
+    fn reach_master(&mut self, hello: Hello, after: Duration) {
+        self.attempt += 1;
+        self.control = None;
+        let (attempt, events) = (self.attempt, self.events.clone());
+        let (master, bind) = (self.config.master.clone(), self.config.bind);
+        let task = tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            let reached = reach(&master, bind, &hello).await;
+            let _ = events.send(Event::Reached(attempt, reached));
+        });
+        if let Some(older) = self.dialling.replace(task.abort_handle()) {
+            older.abort();
+        }
+    }
+}
+
+async fn reach(
+    master: &str,
+    bind: Option<std::net::IpAddr>,
+    hello: &Hello,
+) -> Result<(Stream, Welcome, SocketAddr), Unreached> {
+    let failed = |error: std::io::Error| Unreached::Failed(error.to_string());
+    let resolved = tokio::time::timeout(MASTER_DIAL_TIMEOUT, resolve(master)).await;
+    let addresses = resolved
+        .map_err(|_| Unreached::Failed(format!("{master} was not resolved in time")))?
+        .map_err(failed)?;
+    let socket = SocketOptions::default();
+    let mut stream = dial(&addresses, bind, &socket, MASTER_DIAL_TIMEOUT)
+        .await
+        .map_err(failed)?;
+    let address = stream.peer_addr().map_err(failed)?;
+    match greet(
+        &mut stream,
+        Kind::Control,
+        &hello.encode(),
+        MASTER_DIAL_TIMEOUT,
+    )
+    .await
+    {
+        Ok(greeting) => {
+            let welcome = Welcome::decode(&greeting.body)
+                .map_err(|error| Unreached::Failed(error.to_string()))?;
+            Ok((stream, welcome, address))
+        }
+        Err(GreetError::Refused(reason)) => Err(Unreached::Refused(reason)),
+        Err(error @ GreetError::Version { .. }) => Err(Unreached::Refused(error.to_string())),
+        Err(error) => Err(Unreached::Failed(error.to_string())),
+    }
+}

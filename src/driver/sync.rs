@@ -1,0 +1,349 @@
+//! One sync at one peer: serves its tensors, receives what it lacks, verifies.
+//!
+//! All work on the caller's tensors happens in tasks that this room owns; [`Session::end`] ends
+//! them and takes the memory back before the call returns.
+
+use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{debug, info};
+
+use super::links::{Caller, dial_peer};
+use crate::engine::{UserBuffers, UserMemory};
+use crate::shared_state::transfer::{Holder, HolderStep, Offer, Receiver, ReceiverStep};
+use crate::shared_state::{Digest, digest};
+use crate::transport::{Stream, greet, refuse, welcome};
+use crate::types::PeerId;
+use crate::wire::control::SyncPlan;
+use crate::wire::greeting::Kind;
+use crate::wire::hello::TransferHello;
+
+/// How long a receiver that is ahead of the plan is kept waiting.
+const PLAN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a transfer may stand still before another holder is asked.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes moved between two looks at the memory's gate.
+const PIECE_BYTES: u64 = 256 << 10;
+
+/// The caller's tensors, in the order they were presented.
+pub(crate) type Tensors = Vec<Arc<UserMemory>>;
+
+/// How a share of a sync came in.
+#[derive(Debug)]
+pub(super) enum SyncEvent {
+    Received {
+        round: u64,
+    },
+    Failed {
+        round: u64,
+        holder: PeerId,
+        reason: String,
+    },
+}
+
+/// One call of `sync_shared_state`.
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    plan: watch::Sender<Option<SyncPlan>>,
+    tasks: JoinSet<()>,
+    receiving: Option<AbortHandle>,
+    events: mpsc::UnboundedSender<SyncEvent>,
+}
+
+struct Shared {
+    tensors: Vec<UserBuffers>,
+    tx_bytes: AtomicU64,
+    rx_bytes: AtomicU64,
+    /// Entries that bytes were written to.
+    begun: Mutex<BTreeSet<usize>>,
+}
+
+/// What a session has done when it ends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SyncTraffic {
+    pub(crate) tx_bytes: u64,
+    pub(crate) rx_bytes: u64,
+    /// Entries that were written to.
+    pub(crate) begun: BTreeSet<usize>,
+}
+
+impl Session {
+    pub(super) fn new(tensors: &Tensors, events: mpsc::UnboundedSender<SyncEvent>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                tensors: tensors.iter().map(UserMemory::open).collect(),
+                tx_bytes: AtomicU64::new(0),
+                rx_bytes: AtomicU64::new(0),
+                begun: Mutex::default(),
+            }),
+            plan: watch::Sender::new(None),
+            tasks: JoinSet::new(),
+            receiving: None,
+            events,
+        }
+    }
+
+    /// The master's plan, or a new one after a holder was lost.
+    pub(super) fn follow(&mut self, caller: &Caller, plan: SyncPlan) {
+        let (round, shared, events) = (plan.round, self.shared.clone(), self.events.clone());
+        let begins = self
+            .plan
+            .borrow()
+            .as_ref()
+            .is_none_or(|known| known.round != round);
+        self.plan.send_replace(Some(plan.clone()));
+        if let Some(task) = self.receiving.take() {
+            task.abort();
+        }
+        let Some(holder) = plan.holder.clone() else {
+            debug!(round, begins, "nothing to receive");
+            return;
+        };
+        let caller = caller.clone();
+        let receive = async move {
+            let event = match receive(&caller, &plan, &shared).await {
+                Ok(()) => SyncEvent::Received { round },
+                Err(reason) => {
+                    info!(round, holder = %holder, %reason, "transfer failed");
+                    SyncEvent::Failed {
+                        round,
+                        holder: holder.id,
+                        reason,
+                    }
+                }
+            };
+            let _ = events.send(event);
+        };
+        self.receiving = Some(self.tasks.spawn(receive));
+    }
+
+    /// A receiver has come.
+    pub(super) fn serve(&mut self, hello: TransferHello, stream: Stream) {
+        let (shared, plan) = (self.shared.clone(), self.plan.subscribe());
+        self.tasks.spawn(async move {
+            if let Err(reason) = serve(hello, stream, plan, &shared).await {
+                info!(%reason, "serving a transfer ended early");
+            }
+        });
+    }
+
+    /// Ends all work; the tensors are the caller's again.
+    pub(super) async fn end(mut self) -> SyncTraffic {
+        for tensor in &self.shared.tensors {
+            tensor.revoke();
+        }
+        self.tasks.shutdown().await;
+        for tensor in &self.shared.tensors {
+            poll_fn(|context| tensor.poll_idle(context)).await;
+        }
+        SyncTraffic {
+            tx_bytes: self.shared.tx_bytes.load(Ordering::Relaxed),
+            rx_bytes: self.shared.rx_bytes.load(Ordering::Relaxed),
+            begun: std::mem::take(&mut self.shared.begun.lock()),
+        }
+    }
+}
+
+/// Turns away a receiver that comes when no sync is running here.
+pub(super) fn turn_away(stream: Stream, reason: &'static str) {
+    tokio::spawn(async move { refuse(stream, reason).await });
+}
+
+async fn receive(caller: &Caller, plan: &SyncPlan, shared: &Arc<Shared>) -> Result<(), String> {
+    let holder = plan.holder.as_ref().ok_or("no holder was named")?;
+    let tensors = &shared.tensors;
+    let mut wanted = Vec::with_capacity(plan.receive.len());
+    for index in &plan.receive {
+        let index = *index as usize;
+        let tensor = tensors
+            .get(index)
+            .ok_or_else(|| format!("there is no tensor {index}"))?;
+        wanted.push((index, tensor.len_bytes() as u64));
+    }
+    let mut receiver = Receiver::new(plan.round, wanted).map_err(|error| error.to_string())?;
+    let mut stream = dial_peer(caller, &holder.address).await?;
+    let hello = TransferHello {
+        run: caller.run,
+        from: caller.peer,
+        to: holder.id,
+        round: plan.round,
+        token: plan.token,
+    };
+    greet(
+        &mut stream,
+        Kind::StateTransfer,
+        &hello.encode(),
+        PLAN_TIMEOUT,
+    )
+    .await
+    .map_err(|error| error.to_string())?;
+    let (mut reader, mut writer) = stream.into_split();
+    let mut header = [0; 256];
+    loop {
+        let n = match receiver.step() {
+            ReceiverStep::WriteRequest(bytes) => {
+                let n = unstalled(writer.write(bytes)).await?;
+                receiver.wrote(n).map_err(|error| error.to_string())?;
+                n
+            }
+            ReceiverStep::ReadHeader { len } => {
+                let len = len.min(header.len());
+                let n = unstalled(reader.read(&mut header[..len])).await?;
+                receiver
+                    .feed_header(&header[..n])
+                    .map_err(|error| error.to_string())?;
+                n
+            }
+            ReceiverStep::ReadTensor { index, offset, len } => {
+                shared.begun.lock().insert(index);
+                let (start, len) = (offset as usize, len.min(PIECE_BYTES) as usize);
+                let read = poll_fn(|context| {
+                    let Some(mut access) = tensors[index].access() else {
+                        return std::task::Poll::Ready(Err(revoked()));
+                    };
+                    let mut buffer = ReadBuf::new(access.output_mut(start..start + len));
+                    Pin::new(&mut reader)
+                        .poll_read(context, &mut buffer)
+                        .map_ok(|()| buffer.filled().len())
+                });
+                let n = unstalled(read).await?;
+                shared.rx_bytes.fetch_add(n as u64, Ordering::Relaxed);
+                receiver
+                    .received(n as u64)
+                    .map_err(|error| error.to_string())?;
+                n
+            }
+            ReceiverStep::Done => break,
+            ReceiverStep::Failed => return Err("the transfer failed".to_owned()),
+        };
+        if n == 0 {
+            return Err("the connection closed before all had come".to_owned());
+        }
+    }
+    for index in &plan.receive {
+        let wanted = plan.digests.get(*index as usize).copied().flatten();
+        if let Some(wanted) = wanted {
+            verify(shared.clone(), *index as usize, wanted).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn verify(shared: Arc<Shared>, index: usize, wanted: Digest) -> Result<(), String> {
+    let actual = tokio::task::spawn_blocking(move || {
+        let tensor = &shared.tensors[index];
+        let access = tensor.access()?;
+        Some(digest(access.output(0..tensor.len_bytes())))
+    });
+    match actual.await {
+        Ok(Some(actual)) if actual == wanted => Ok(()),
+        Ok(Some(actual)) => Err(format!(
+            "tensor {index} came with digest {actual}, not {wanted}"
+        )),
+        Ok(None) => Err(revoked().to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn serve(
+    hello: TransferHello,
+    mut stream: Stream,
+    mut plan: watch::Receiver<Option<SyncPlan>>,
+    shared: &Shared,
+) -> Result<(), String> {
+    // A receiver may hear of the plan before this peer does.
+    let known = tokio::time::timeout(PLAN_TIMEOUT, plan.wait_for(Option::is_some));
+    let fits = known.await.is_ok_and(|known| {
+        known.is_ok_and(|plan| {
+            plan.as_ref()
+                .is_some_and(|p| p.round == hello.round && p.token == hello.token)
+        })
+    });
+    if !fits {
+        refuse(stream, "no such sync here").await;
+        return Err(format!("peer {} asked for another sync", hello.from));
+    }
+    welcome(&mut stream, &[])
+        .await
+        .map_err(|error| error.to_string())?;
+    let tensors = &shared.tensors;
+    let offer = Offer {
+        round: hello.round,
+        lens: tensors
+            .iter()
+            .map(|tensor| tensor.len_bytes() as u64)
+            .collect(),
+    };
+    let (mut reader, mut writer) = stream.into_split();
+    let mut holder = Holder::new();
+    let mut request = [0; 4096];
+    loop {
+        let n = match holder.step() {
+            HolderStep::Read { len } => {
+                let len = len.min(request.len());
+                let n = unstalled(reader.read(&mut request[..len])).await?;
+                holder
+                    .feed(&request[..n])
+                    .map_err(|error| error.to_string())?;
+                n
+            }
+            HolderStep::Request { .. } => {
+                holder
+                    .answer(Some(&offer))
+                    .map_err(|error| error.to_string())?;
+                continue;
+            }
+            HolderStep::WriteHeader(bytes) => {
+                let n = unstalled(writer.write(bytes)).await?;
+                holder.wrote(n as u64).map_err(|error| error.to_string())?;
+                n
+            }
+            HolderStep::WriteTensor { index, offset, len } => {
+                let (start, len) = (offset as usize, len.min(PIECE_BYTES) as usize);
+                let write = poll_fn(|context| {
+                    let Some(access) = tensors[index].access() else {
+                        return std::task::Poll::Ready(Err(revoked()));
+                    };
+                    Pin::new(&mut writer).poll_write(context, access.output(start..start + len))
+                });
+                let n = unstalled(write).await?;
+                shared.tx_bytes.fetch_add(n as u64, Ordering::Relaxed);
+                holder.wrote(n as u64).map_err(|error| error.to_string())?;
+                n
+            }
+            HolderStep::Done => break,
+            HolderStep::Failed => return Err("the transfer failed".to_owned()),
+        };
+        if n == 0 {
+            return Err("the receiver closed the connection".to_owned());
+        }
+    }
+    writer.flush().await.map_err(|error| error.to_string())?;
+    // The receiver closes when it has all; closing first could cut off its last bytes.
+    let _ = unstalled(reader.read(&mut request)).await;
+    Ok(())
+}
+
+async fn unstalled<T>(io: impl Future<Output = std::io::Result<T>>) -> Result<T, String> {
+    match tokio::time::timeout(STALL_TIMEOUT, io).await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err(format!(
+            "nothing moved for {} ms",
+            STALL_TIMEOUT.as_millis()
+        )),
+    }
+}
+
+fn revoked() -> std::io::Error {
+    std::io::Error::other("the sync has ended here")
+}
