@@ -1,1 +1,3 @@
+//! Churn with real processes.
+
 fn main() {}

@@ -1,0 +1,43 @@
+//! CPU time of this process, from `/proc`: the sum over its threads, in nanoseconds.
+
+use std::fs;
+use std::time::Duration;
+
+/// CPU time that all threads of this process have used; `None` where `/proc` does not tell.
+///
+/// The time of a thread that has ended is lost, and that of one that is running just now lags
+/// behind by up to a scheduler tick: read it when this thread has just been woken.
+pub(super) fn used() -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    for task in fs::read_dir("/proc/self/task").ok()? {
+        // A thread may end between the listing and the reading.
+        let Ok(text) = fs::read_to_string(task.ok()?.path().join("schedstat")) else {
+            continue;
+        };
+        total += Duration::from_nanos(run_time_ns(&text)?);
+    }
+    Some(total)
+}
+
+/// The first of the three numbers in a `schedstat` file.
+fn run_time_ns(schedstat: &str) -> Option<u64> {
+    schedstat.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_time_is_the_first_number() {
+        assert_eq!(run_time_ns("123456 78 9\n"), Some(123_456));
+        assert_eq!(run_time_ns(""), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn time_never_runs_backwards() {
+        let before = used();
+        assert!(used() >= before);
+    }
+}

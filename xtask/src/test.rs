@@ -1,0 +1,74 @@
+//! `cargo xtask test`: the list of parts that a change must pass, cheapest first.
+
+use clap::Args;
+
+use crate::licences;
+use crate::part::{self, Failure, cargo, succeeds};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Run only the parts whose name contains this.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Name the parts and run none.
+    #[arg(long)]
+    list: bool,
+}
+
+type Work = fn() -> Result<(), String>;
+
+/// Comes last: its closing lines are what people and CI look for at the end.
+const TESTS: &str = "tests";
+
+const PARTS: &[(&str, Work)] = &[
+    ("format", || succeeds(&mut cargo("fmt --all -- --check"))),
+    ("licences", licences::check),
+    ("pure rooms alone", || {
+        succeeds(&mut cargo("check --locked --lib --no-default-features"))
+    }),
+    ("clippy", || {
+        succeeds(&mut cargo(
+            "clippy --locked --workspace --all-targets -- -D warnings",
+        ))
+    }),
+    ("docs", || {
+        succeeds(cargo("doc --locked --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))
+    }),
+    ("example hello_ring", || {
+        succeeds(&mut cargo("run --locked --quiet --example hello_ring"))
+    }),
+    ("example train_loop_with_churn", || {
+        succeeds(&mut cargo(
+            "run --locked --quiet --example train_loop_with_churn -- --short",
+        ))
+    }),
+    (TESTS, || succeeds(&mut cargo("test --locked --workspace"))),
+];
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let wanted = |name: &str| {
+        arguments
+            .only
+            .as_ref()
+            .is_none_or(|part| name.contains(part.as_str()))
+    };
+    let mut ran_any = false;
+    for (name, work) in PARTS.iter().filter(|(name, _)| wanted(name)) {
+        ran_any = true;
+        if arguments.list {
+            println!("{name}");
+        } else if *name == TESTS {
+            part::run_last(name, work)?;
+        } else {
+            part::run(name, work)?;
+        }
+    }
+    if ran_any {
+        Ok(())
+    } else {
+        Err(Failure {
+            part: "test".to_owned(),
+            reason: "no part has such a name; --list names them".to_owned(),
+        })
+    }
+}
