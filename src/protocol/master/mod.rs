@@ -25,8 +25,6 @@ mod epochs;
 mod members;
 mod operations;
 mod syncs;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
