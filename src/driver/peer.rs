@@ -604,7 +604,9 @@ impl Loop {
             return;
         };
         // The caller's memory is let go of before the caller is told.
-        drop(buffers);
+        if let Some(memory) = buffers {
+            memory.take_back();
+        }
         let mut sync = SyncTraffic::default();
         if let Some((_, session)) = self.session.take_if(|(running, _)| *running == request) {
             sync = session.end().await;
