@@ -47,3 +47,8 @@ pub mod transport;
 pub use transport::SocketOptions;
 #[doc(hidden)]
 pub mod wire;
+
+/// The README's code is compiled as the tests run.
+#[cfg(all(doctest, feature = "net"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
