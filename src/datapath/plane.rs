@@ -240,6 +240,16 @@ impl DataPlane {
         }
     }
 
+    /// Whether this lane to a peer is open now. A [`PlaneEvent::LaneClosed`] may tell of one that
+    /// was replaced since.
+    pub fn has_lane(&self, peer: PeerId, lane: u16) -> bool {
+        let state = self.state.lock();
+        state
+            .links
+            .get(&peer)
+            .is_some_and(|link| link.lanes.contains_key(&lane))
+    }
+
     /// Open lanes to a peer.
     pub fn lanes(&self, peer: PeerId) -> usize {
         self.link_status(peer).lanes

@@ -436,6 +436,7 @@ impl Loop {
             PlaneEvent::Finished { op } => self.tell(Input::OperationFinished { op }),
             // The links tell that themselves, as they hand lanes over.
             PlaneEvent::LinkUp { .. } => {}
+            PlaneEvent::LaneClosed { peer, lane, .. } if self.plane.has_lane(peer, lane) => {}
             PlaneEvent::LaneClosed {
                 peer, lane, reason, ..
             } => {
