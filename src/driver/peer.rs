@@ -312,12 +312,14 @@ impl Loop {
 
     /// The communicator is gone: gives everything back.
     async fn finish(mut self) {
+        // The last answer may come from obeying: asking for another event then would never end.
+        self.obey().await;
         while !self.pending.is_empty() {
-            self.obey().await;
             match self.event_queue.recv().await {
                 Some(event) => self.on_event(event),
                 None => break,
             }
+            self.obey().await;
         }
         self.plane.shutdown();
         if let Some(task) = self.dialling.take() {
