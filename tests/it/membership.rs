@@ -88,39 +88,18 @@ fn a_newcomer_waits_for_update_topology_and_counts_only_then() {
 }
 
 #[test]
-fn several_newcomers_are_let_in_by_one_call() {
-    let (run, mut peers) = Run::with(&["ada"]);
-    let newcomers = ["ben", "cyd", "dan", "eve"].map(|label| communicator(run.config(label)));
-    let connecting: Vec<Task<_>> = newcomers.iter().map(start_connect).collect();
-    peers.extend(newcomers);
-    // Whoever is in calls until all are, and all see the same size after each call.
-    each(&peers[..1], |_, ada| {
-        while ada.world_sizes().global == 1 {
-            ada.update_topology().unwrap();
+fn peers_that_start_at_once_end_up_in_one_run() {
+    let run = Run::new();
+    let labels = ["ada", "ben", "cyd", "dan", "eve"];
+    let peers = labels.map(|label| communicator(run.config(label)));
+    each(&peers, |_, peer| {
+        peer.connect().unwrap();
+        // After each call all that are in see the same size, so all stop together.
+        while peer.world_sizes().global < 5 {
+            peer.update_topology().unwrap();
         }
+        assert_eq!(sum(peer, 1), Ok(5));
     });
-    let mut inside = peers[0].world_sizes().global;
-    while inside < 5 {
-        let ids: Vec<_> = peers[0].members().iter().map(|name| name.id).collect();
-        let members: Vec<_> = peers
-            .iter()
-            .filter(|peer| {
-                until("who is let in knows it", || {
-                    peer.peer_id().is_some() || !peers[0].members().iter().any(|name| {
-                        name.label == peer.config().label
-                    })
-                });
-                peer.peer_id().is_some_and(|id| ids.contains(&id))
-            })
-            .cloned()
-            .collect();
-        each(&members, |_, peer| peer.update_topology().unwrap());
-        inside = peers[0].world_sizes().global;
-    }
-    for task in connecting {
-        task.end().unwrap();
-    }
-    assert_eq!(each(&peers, |_, peer| sum(peer, 1).unwrap()), [5; 5]);
 }
 
 #[test]
