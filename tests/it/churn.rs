@@ -42,6 +42,7 @@ enum End {
 }
 
 struct Scenario {
+    places: u64,
     steps: u64,
     count: usize,
     next_power: AtomicU64,
@@ -80,6 +81,8 @@ impl Member<'_> {
             if self.peer.are_peers_pending().unwrap() {
                 self.peer.update_topology().unwrap();
                 self.agree_on_step();
+                // Where the newcomers are by now.
+                continue;
             }
             if self.peer.world_sizes().group == 1 {
                 thread::yield_now();
@@ -137,13 +140,23 @@ impl Member<'_> {
                     }
                 })
                 .collect();
-            begun.into_iter().map(|reduction| reduction.wait()).collect()
+            begun
+                .into_iter()
+                .map(|reduction| reduction.wait())
+                .collect()
         });
-        assert!(input.iter().all(|value| *value == 1 << self.power), "send was written");
+        assert!(
+            input.iter().all(|value| *value == 1 << self.power),
+            "send was written"
+        );
         for ((outcome, buffer), tag) in outcomes.into_iter().zip(&buffers).zip(0..) {
             let entry = match outcome {
                 Ok(report) => {
-                    let sum: u64 = report.contributors.iter().map(|id| 1 << self.powers[id]).sum();
+                    let sum: u64 = report
+                        .contributors
+                        .iter()
+                        .map(|id| 1 << self.powers[id])
+                        .sum();
                     assert!(
                         buffer.iter().all(|value| *value == sum),
                         "step {} tag {tag}: {:#x} was summed, {sum:#x} was reported",
@@ -175,7 +188,8 @@ impl Member<'_> {
     fn end(&mut self, end: End, random: &mut Random) {
         let start = |tag| {
             let options = ReduceOptions::sum().tag(Tag(tag));
-            self.peer.start_all_reduce(vec![1 << self.power; self.scenario.count], &options)
+            self.peer
+                .start_all_reduce(vec![1u64 << self.power; self.scenario.count], &options)
         };
         match end {
             End::Leave => self.peer.leave().unwrap(),
@@ -215,9 +229,6 @@ fn occupy(scenario: &Scenario, config: pccl::Config, place: u64, seed: u64) {
     let mut random = Random::new(seed.wrapping_mul(1000) + place);
     loop {
         let power = scenario.next_power.fetch_add(1, Ordering::SeqCst);
-        if power >= MEMBERSHIPS_MAX {
-            return;
-        }
         let peer = communicator(config.clone().label(power.to_string()));
         let mut member = Member {
             scenario,
@@ -227,10 +238,12 @@ fn occupy(scenario: &Scenario, config: pccl::Config, place: u64, seed: u64) {
             step: 0,
             log: Log::new(),
         };
-        // The first stays, so that steps are counted on.
-        let life = (place != 0).then(|| {
+        // The first stays, so that steps are counted on, and so do the last ones of which the sum
+        // has room.
+        let is_mortal = place != 0 && power < MEMBERSHIPS_MAX - scenario.places;
+        let life = is_mortal.then(|| {
             let ends = [End::Leave, End::Drop, End::DropInside, End::CloseAnywhere];
-            (random.below(12), ends[random.below(4) as usize])
+            (random.below(16), ends[random.below(4) as usize])
         });
         let is_over = member.live(life, &mut random);
         let log = std::mem::take(&mut member.log);
@@ -247,6 +260,7 @@ fn churn(places: u64, steps: u64, count: usize, seed: u64) {
     println!("seed {seed}");
     let run = Run::new();
     let scenario = Arc::new(Scenario {
+        places,
         steps,
         count,
         next_power: AtomicU64::new(0),
@@ -266,12 +280,25 @@ fn churn(places: u64, steps: u64, count: usize, seed: u64) {
     for (name, log) in logs.iter() {
         for (step, entry) in log {
             let (first, known) = truth.entry(*step).or_insert((name, entry));
-            assert_eq!(*known, entry, "step and tag {step:?}: {first} and {name} differ");
+            assert_eq!(
+                *known, entry,
+                "step and tag {step:?}: {first} and {name} differ"
+            );
         }
     }
-    let lost = truth.values().filter(|(_, entry)| matches!(entry, Entry::Lost(_))).count();
-    println!("{} operations, {lost} aborted, {} memberships", truth.len(), logs.len());
-    assert!(truth.len() as u64 >= steps * TAGS / 2, "too few operations had partners");
+    let lost = truth
+        .values()
+        .filter(|(_, entry)| matches!(entry, Entry::Lost(_)))
+        .count();
+    println!(
+        "{} operations, {lost} aborted, {} memberships",
+        truth.len(),
+        logs.len()
+    );
+    assert!(
+        truth.len() as u64 >= steps * TAGS / 2,
+        "too few operations had partners"
+    );
     assert!(logs.len() as u64 > places, "nobody joined");
 }
 

@@ -71,9 +71,7 @@ pub(crate) fn admit(peers: &mut Vec<Arc<Communicator>>, config: Config) {
 }
 
 /// Starts `connect` in a thread.
-pub(crate) fn start_connect(
-    newcomer: &Arc<Communicator>,
-) -> Task<Result<(), pccl::ConnectError>> {
+pub(crate) fn start_connect(newcomer: &Arc<Communicator>) -> Task<Result<(), pccl::ConnectError>> {
     let connecting = newcomer.clone();
     Task::start(&newcomer.config().label, move || connecting.connect())
 }

@@ -76,8 +76,16 @@ fn a_peer_vanishes(vanish: fn(Arc<Communicator>), has_begun: bool) {
     let ended = outcomes(begun);
     let survivors = if its_own.is_some() {
         let (buffer, outcome) = &ended[0];
-        assert_eq!(outcome.as_ref().unwrap_err(), &CollectiveError::Gone(Gone::Closed));
-        assert!(buffer.iter().zip(0..).all(|(value, index)| *value == index * 7 + 3 + 98));
+        assert_eq!(
+            outcome.as_ref().unwrap_err(),
+            &CollectiveError::Gone(Gone::Closed)
+        );
+        assert!(
+            buffer
+                .iter()
+                .zip(0..)
+                .all(|(value, index)| *value == index * 7 + 3 + 98)
+        );
         &ended[1..]
     } else {
         &ended[..]
@@ -93,7 +101,10 @@ fn a_peer_vanishes(vanish: fn(Arc<Communicator>), has_begun: bool) {
     let sums = each(&peers, |index, peer| {
         if index == 0 {
             let debt = sum(peer, 1);
-            assert!(matches!(debt, Err(CollectiveError::PeersLost { .. })), "{debt:?}");
+            assert!(
+                matches!(debt, Err(CollectiveError::PeersLost { .. })),
+                "{debt:?}"
+            );
         }
         sum(peer, 1)
     });
@@ -197,9 +208,7 @@ fn many_operations_survive_the_loss_of_a_peer() {
         let mut operations: Vec<_> = buffers
             .iter_mut()
             .zip(0..)
-            .map(|(buffer, tag)| {
-                pccl::Reduce::in_place(buffer, ReduceOptions::sum().tag(Tag(tag)))
-            })
+            .map(|(buffer, tag)| pccl::Reduce::in_place(buffer, ReduceOptions::sum().tag(Tag(tag))))
             .collect();
         if rank == 2 {
             // Does its share of the first ten, then vanishes.
@@ -235,7 +244,10 @@ fn cancel_ends_an_operation_and_the_others_hear_who_did() {
         let Err(CollectiveError::Aborted { reason }) = outcome else {
             panic!("{outcome:?}")
         };
-        assert!(reason.contains("\"ada\"") && reason.contains("cancel"), "{reason}");
+        assert!(
+            reason.contains("\"ada\"") && reason.contains("cancel"),
+            "{reason}"
+        );
     };
     reported(&ended[1].1);
     for ((buffer, _), peer) in ended.iter().zip(&peers) {
@@ -279,7 +291,10 @@ fn cancel_ends_each_kind_of_call_and_the_communicator_stays() {
     assert_eq!(reduced, Err(CollectiveError::Cancelled));
     each(&peers[1..], |_, ben| {
         let debt = sum(ben, 1);
-        assert!(matches!(debt, Err(CollectiveError::Aborted { .. })), "{debt:?}");
+        assert!(
+            matches!(debt, Err(CollectiveError::Aborted { .. })),
+            "{debt:?}"
+        );
     });
     let cyd = communicator(run.config("cyd"));
     for _ in 0..5 {
@@ -330,14 +345,22 @@ fn a_deadline_names_whom_it_waited_for() {
     ];
     meet(&peers);
     let mut ended = outcomes(begun);
-    ended.extend(outcomes(vec![peers[2].start_all_reduce(input(&peers[2]), &options)]));
+    ended.extend(outcomes(vec![
+        peers[2].start_all_reduce(input(&peers[2]), &options),
+    ]));
     for ((buffer, outcome), peer) in ended.iter().zip(&peers) {
         let Err(CollectiveError::Aborted { reason }) = outcome else {
             panic!("{outcome:?}")
         };
         let named = reason.split("waiting for").nth(1).unwrap_or_default();
-        assert!(named.contains("\"cyd\"") && named.contains("to call"), "{reason}");
-        assert!(!named.contains("\"ben\"") && !named.contains("\"ada\""), "{reason}");
+        assert!(
+            named.contains("\"cyd\"") && named.contains("to call"),
+            "{reason}"
+        );
+        assert!(
+            !named.contains("\"ben\"") && !named.contains("\"ada\""),
+            "{reason}"
+        );
         assert_eq!(*buffer, input(peer));
     }
     assert_eq!(each(&peers, |_, peer| sum(peer, 1)), [Ok(3), Ok(3), Ok(3)]);
@@ -355,12 +378,20 @@ fn a_deadline_that_is_met_changes_nothing() {
 }
 
 fn assert_mismatch(outcome: Outcome, field: &str) {
-    let Err(CollectiveError::Mismatch { tag, field: named, detail }) = outcome else {
+    let Err(CollectiveError::Mismatch {
+        tag,
+        field: named,
+        detail,
+    }) = outcome
+    else {
         panic!("{outcome:?}")
     };
     assert_eq!(tag, Tag(9));
     assert!(named.contains(field), "{named}, not {field}");
-    assert!(detail.contains("\"ada\"") || detail.contains("\"cyd\""), "{detail}");
+    assert!(
+        detail.contains("\"ada\"") || detail.contains("\"cyd\""),
+        "{detail}"
+    );
 }
 
 #[test]
@@ -385,14 +416,19 @@ fn peers_that_mean_something_else_by_a_tag_are_told_which_field_differs() {
         let options = tagged([ReduceOp::Max, ReduceOp::Min, ReduceOp::Min][rank]);
         peer.all_reduce_in_place(&mut [1.0f32; 5], &options)
     });
-    for (outcomes, field) in [(count, "count"), (data_type, "data type"), (op, "operation")] {
+    for (outcomes, field) in [
+        (count, "count"),
+        (data_type, "data type"),
+        (op, "operation"),
+    ] {
         for outcome in outcomes {
             assert_mismatch(outcome, field);
         }
     }
     each(&peers, move |_, peer| {
         let mut buffer = [1u8];
-        peer.all_reduce_in_place(&mut buffer, &tagged(ReduceOp::Sum)).unwrap();
+        peer.all_reduce_in_place(&mut buffer, &tagged(ReduceOp::Sum))
+            .unwrap();
         assert_eq!(buffer, [3]);
     });
 }
@@ -464,7 +500,10 @@ fn a_sync_and_an_all_reduce_can_never_meet() {
     });
     assert_cannot_meet(&details[0], ["all_reduce", "sync_shared_state"]);
     let ended = outcomes(begun);
-    assert!(matches!(ended[0].1, Err(CollectiveError::CannotMeet { .. })));
+    assert!(matches!(
+        ended[0].1,
+        Err(CollectiveError::CannotMeet { .. })
+    ));
     // Both turn to the sync; its success takes the debt of the tag away.
     each(&peers, |_, peer| {
         sync(peer, &mut [1.0]).unwrap();
@@ -486,12 +525,16 @@ fn a_debt_is_owed_once_per_aborted_operation_and_per_tag() {
         let reduce = |tag| {
             let mut buffer = [1u8];
             let options = ReduceOptions::sum().tag(Tag(tag));
-            peer.all_reduce_in_place(&mut buffer, &options).map(|_| buffer[0])
+            peer.all_reduce_in_place(&mut buffer, &options)
+                .map(|_| buffer[0])
         };
         if rank == 1 {
             for tag in [1, 2, 1] {
                 let debt = reduce(tag);
-                assert!(matches!(debt, Err(CollectiveError::Aborted { .. })), "{debt:?}");
+                assert!(
+                    matches!(debt, Err(CollectiveError::Aborted { .. })),
+                    "{debt:?}"
+                );
             }
         }
         for tag in [3, 2, 1] {

@@ -17,7 +17,6 @@
 mod churn;
 mod common;
 mod failures;
-#[cfg(any())]
 mod hostile;
 mod leftovers;
 mod membership;

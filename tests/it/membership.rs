@@ -28,7 +28,10 @@ fn the_first_peer_is_accepted_at_once_and_is_alone() {
     assert_eq!(ada.rank(), Some(pccl::Rank(0)));
     assert_eq!(ada.members()[0].label, "ada");
     each(&peers, |_, ada| {
-        assert_eq!(sum(ada, 1), Err(CollectiveError::TooFewPeers { world_size: 1 }));
+        assert_eq!(
+            sum(ada, 1),
+            Err(CollectiveError::TooFewPeers { world_size: 1 })
+        );
         assert_eq!(ada.are_peers_pending(), Ok(false));
         ada.update_topology().unwrap();
         assert_eq!(ada.connect(), Err(ConnectError::AlreadyConnected));
@@ -49,7 +52,10 @@ fn a_communicator_that_is_not_connected_says_so() {
     let synced = ada.sync_shared_state(&mut state, SyncStrategy::EnforcePopular);
     assert_eq!(synced, Err(SyncError::NotConnected));
     assert_eq!(ada.world_sizes(), WorldSizes::ALONE);
-    assert_eq!((ada.peer_id(), ada.epoch(), ada.members().len()), (None, None, 0));
+    assert_eq!(
+        (ada.peer_id(), ada.epoch(), ada.members().len()),
+        (None, None, 0)
+    );
 }
 
 #[test]
@@ -212,7 +218,10 @@ fn who_leaves_is_named_by_label_to_those_that_waited_for_it() {
     Task::start("cyd", move || {
         cyd.leave().unwrap();
         assert_eq!(cyd.world_sizes(), WorldSizes::ALONE);
-        assert_eq!(cyd.update_topology(), Err(MembershipError::Gone(Gone::Closed)));
+        assert_eq!(
+            cyd.update_topology(),
+            Err(MembershipError::Gone(Gone::Closed))
+        );
         assert_eq!(sum(&cyd, 1), Err(CollectiveError::Gone(Gone::Closed)));
         assert_eq!(cyd.connect(), Err(ConnectError::Gone(Gone::Closed)));
         cyd.leave().unwrap();
@@ -255,7 +264,10 @@ fn a_run_that_everybody_left_begins_afresh() {
     each(&peers, |_, peer| peer.leave().unwrap());
     drop(peers);
     let peers = run.populate(vec![run.config("cyd"), run.config("dan")]);
-    assert!(ids(&peers).iter().all(|id| !before.contains(id)), "an id is used again");
+    assert!(
+        ids(&peers).iter().all(|id| !before.contains(id)),
+        "an id is used again"
+    );
     assert_eq!(each(&peers, |_, peer| sum(peer, 1).unwrap()), [2, 2]);
 }
 
@@ -327,7 +339,10 @@ fn settings_that_make_no_sense_are_refused_by_name() {
     assert_eq!(refused(good().lanes_per_link(0)), "lanes_per_link");
     assert_eq!(refused(good().data_threads(0)), "data_threads");
     assert_eq!(refused(good().advertised_host("")), "advertised_host");
-    assert_eq!(refused(good().connect_timeout(Duration::ZERO)), "connect_timeout");
+    assert_eq!(
+        refused(good().connect_timeout(Duration::ZERO)),
+        "connect_timeout"
+    );
 }
 
 #[test]
@@ -345,7 +360,10 @@ fn async_calls_meet_blocking_ones() {
     each(&[ada, ben], |rank, peer| {
         if rank == 0 {
             pollster::block_on(peer.update_topology_async()).unwrap();
-            assert_eq!(pollster::block_on(peer.are_peers_pending_async()), Ok(false));
+            assert_eq!(
+                pollster::block_on(peer.are_peers_pending_async()),
+                Ok(false)
+            );
         } else {
             peer.update_topology().unwrap();
             assert_eq!(peer.are_peers_pending(), Ok(false));

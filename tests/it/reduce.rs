@@ -106,7 +106,11 @@ fn check_type<T: Scalar>(peers: &[Arc<Communicator>]) {
                 let report = report.unwrap_or_else(|error| panic!("{what}: {error}"));
                 check_report(peer, &report, world);
                 assert_eq!(recv, expected::<T>(op, seed, world, count), "{what}");
-                assert_eq!(send, inputs::<T>(seed, rank, count), "{what}: send is written");
+                assert_eq!(
+                    send,
+                    inputs::<T>(seed, rank, count),
+                    "{what}: send is written"
+                );
 
                 let mut buffer = send;
                 peer.all_reduce_in_place(&mut buffer, &options).unwrap();
@@ -158,10 +162,13 @@ fn rounding_depends_on_no_peer_and_in_place_gives_the_same_bits() {
     let results = each(&peers, move |rank, peer| {
         let send: Vec<f32> = (0..100_003).map(|index| value(rank, index)).collect();
         let mut recv = vec![f32::NAN; send.len()];
-        let report = peer.all_reduce(&send, &mut recv, &ReduceOptions::avg()).unwrap();
+        let report = peer
+            .all_reduce(&send, &mut recv, &ReduceOptions::avg())
+            .unwrap();
         assert!(report.tx_bytes > 0 && report.rx_bytes > 0);
         let mut buffer = send;
-        peer.all_reduce_in_place(&mut buffer, &ReduceOptions::avg()).unwrap();
+        peer.all_reduce_in_place(&mut buffer, &ReduceOptions::avg())
+            .unwrap();
         assert_eq!(bits(&buffer), bits(&recv));
         recv
     });
@@ -169,7 +176,10 @@ fn rounding_depends_on_no_peer_and_in_place_gives_the_same_bits() {
         assert_eq!(bits(&results[0]), bits(other));
     }
     for (index, result) in results[0].iter().enumerate() {
-        let exact: f64 = (0..3).map(|rank| f64::from(value(rank, index))).sum::<f64>() / 3.0;
+        let exact: f64 = (0..3)
+            .map(|rank| f64::from(value(rank, index)))
+            .sum::<f64>()
+            / 3.0;
         assert!((f64::from(*result) - exact).abs() < 1e-6, "at {index}");
     }
 }
@@ -179,7 +189,8 @@ fn average_of_integers_truncates_towards_zero() {
     let (_run, peers) = Run::with(&NAMES[..2]);
     let results = each(&peers, |rank, peer| {
         let mut buffer = [[-7i32, 7, -1, 1, 0], [0, 0, 0, 0, -3]][rank];
-        peer.all_reduce_in_place(&mut buffer, &ReduceOptions::avg()).unwrap();
+        peer.all_reduce_in_place(&mut buffer, &ReduceOptions::avg())
+            .unwrap();
         buffer
     });
     assert_eq!(results, [[-3, 3, 0, 0, -1]; 2]);
@@ -192,7 +203,8 @@ fn a_slice_may_begin_and_end_anywhere() {
         let results = each(&peers, move |_, peer| {
             let mut buffer = vec![1u8; start + len + 3];
             let range = start..start + len;
-            peer.all_reduce_in_place(&mut buffer[range], &ReduceOptions::sum()).unwrap();
+            peer.all_reduce_in_place(&mut buffer[range], &ReduceOptions::sum())
+                .unwrap();
             buffer
         });
         let mut expected = vec![1u8; start + len + 3];
@@ -206,10 +218,14 @@ fn unequal_buffers_are_refused_before_anything_is_sent() {
     let (_run, peers) = Run::with(&NAMES[..2]);
     each(&peers, |_, peer| {
         let error = peer.all_reduce(&[1u8; 3], &mut [0; 4], &ReduceOptions::sum());
-        let invalid = matches!(error, Err(CollectiveError::InvalidArgument { field: "recv", .. }));
+        let invalid = matches!(
+            error,
+            Err(CollectiveError::InvalidArgument { field: "recv", .. })
+        );
         assert!(invalid, "{error:?}");
         let mut buffer = [1u8];
-        peer.all_reduce_in_place(&mut buffer, &ReduceOptions::sum()).unwrap();
+        peer.all_reduce_in_place(&mut buffer, &ReduceOptions::sum())
+            .unwrap();
         assert_eq!(buffer, [2]);
     });
 }
@@ -326,7 +342,8 @@ fn a_dropped_operation_goes_on_for_the_others() {
             assert!(buffer.iter().all(|value| *value == 102));
         }
         let mut buffer = [1u8];
-        peer.all_reduce_in_place(&mut buffer, &ReduceOptions::sum()).unwrap();
+        peer.all_reduce_in_place(&mut buffer, &ReduceOptions::sum())
+            .unwrap();
         assert_eq!(buffer, [3]);
     });
 }
@@ -345,11 +362,21 @@ fn reduce_many(max_in_flight: [usize; 3]) {
                 Reduce::new(send, recv, ReduceOptions::sum().tag(Tag(n as u64)))
             })
             .collect();
-        operations.push(Reduce::in_place(&mut last, ReduceOptions::max().tag(Tag(99))));
-        let report = peer.all_reduce_many(&mut operations, max_in_flight[rank]).unwrap();
+        operations.push(Reduce::in_place(
+            &mut last,
+            ReduceOptions::max().tag(Tag(99)),
+        ));
+        let report = peer
+            .all_reduce_many(&mut operations, max_in_flight[rank])
+            .unwrap();
         assert_eq!(report.world_size, 3);
-        let reports = operations.iter().map(|operation| operation.report().unwrap());
-        assert_eq!(reports.map(|report| report.tx_bytes).sum::<u64>(), report.tx_bytes);
+        let reports = operations
+            .iter()
+            .map(|operation| operation.report().unwrap());
+        assert_eq!(
+            reports.map(|report| report.tx_bytes).sum::<u64>(),
+            report.tx_bytes
+        );
         drop(operations);
         for (n, recv) in recv.iter().enumerate() {
             assert_eq!(*recv, vec![(3 + 3 * n) as i32; n * 101]);
@@ -401,7 +428,10 @@ fn more_operations_than_the_limit_are_refused_and_the_others_commit() {
         let in_flight: Vec<_> = (0..256).map(start).collect();
         if rank == 0 {
             let (buffer, one_too_many) = start(256).wait();
-            assert_eq!(one_too_many, Err(CollectiveError::TooManyOperations { limit: 256 }));
+            assert_eq!(
+                one_too_many,
+                Err(CollectiveError::TooManyOperations { limit: 256 })
+            );
             assert_eq!(buffer, [1]);
             peer.are_peers_pending().unwrap();
         }
@@ -422,7 +452,11 @@ fn contributors_are_the_members_in_ring_order_for_everybody() {
         let report = peer.all_reduce_in_place(&mut [0f32; 0], &ReduceOptions::sum());
         report.unwrap().contributors
     });
-    assert!(reports.iter().all(|contributors| *contributors == reports[0]));
+    assert!(
+        reports
+            .iter()
+            .all(|contributors| *contributors == reports[0])
+    );
     let mut sorted = reports[0].clone();
     sorted.sort();
     assert_eq!(sorted, everybody);

@@ -24,7 +24,9 @@ type Outcome = Result<SyncReport, SyncError>;
 
 /// A state at this revision in which every element of a tensor has the same value.
 fn local(revision: u64, tensors: &[(&'static str, f32)]) -> Local {
-    let tensors = tensors.iter().map(|(name, value)| (*name, vec![*value; LEN]));
+    let tensors = tensors
+        .iter()
+        .map(|(name, value)| (*name, vec![*value; LEN]));
     Local {
         revision,
         tensors: tensors.collect(),
@@ -51,14 +53,18 @@ fn sync_all(
     strategies: &[SyncStrategy],
 ) -> Vec<(Local, Outcome)> {
     assert_eq!(peers.len(), locals.len());
-    let tasks = peers.iter().zip(locals).enumerate().map(|(index, (peer, mut local))| {
-        let peer = peer.clone();
-        let strategy = strategies[index % strategies.len()];
-        Task::start(&peer.config().label.clone(), move || {
-            let outcome = sync(&peer, &mut local, strategy);
-            (local, outcome)
-        })
-    });
+    let tasks = peers
+        .iter()
+        .zip(locals)
+        .enumerate()
+        .map(|(index, (peer, mut local))| {
+            let peer = peer.clone();
+            let strategy = strategies[index % strategies.len()];
+            Task::start(&peer.config().label.clone(), move || {
+                let outcome = sync(&peer, &mut local, strategy);
+                (local, outcome)
+            })
+        });
     end_all(tasks.collect())
 }
 
@@ -95,7 +101,11 @@ fn two_that_differ_agree_after_one_transfer() {
     let mut bytes = moved(&synced);
     bytes.sort();
     assert_eq!(bytes, [(0, BYTES), (BYTES, 0)]);
-    assert!(synced.iter().all(|(_, report)| report.revision == Revision(0)));
+    assert!(
+        synced
+            .iter()
+            .all(|(_, report)| report.revision == Revision(0))
+    );
 }
 
 #[test]
@@ -136,7 +146,11 @@ fn the_majority_wins_also_where_the_minority_was_first_in_the_run_and_in_the_vot
     let synced = popular(&peers[1..], vec![majority.clone(); 2]);
     let (local, report) = first.end();
     assert_eq!((local, report.rx_bytes), (majority.clone(), BYTES));
-    assert!(synced.iter().all(|(local, report)| *local == majority && report.rx_bytes == 0));
+    assert!(
+        synced
+            .iter()
+            .all(|(local, report)| *local == majority && report.rx_bytes == 0)
+    );
 }
 
 #[test]
@@ -214,7 +228,11 @@ fn where_all_rise_by_two_all_are_evicted_and_the_run_is_free_again() {
     drop(peers);
     let peers = run.populate(vec![run.config("cyd"), run.config("dan")]);
     let synced = popular(&peers, vec![at(2); 2]);
-    assert!(synced.iter().all(|(_, report)| report.revision == Revision(2)));
+    assert!(
+        synced
+            .iter()
+            .all(|(_, report)| report.revision == Revision(2))
+    );
 }
 
 #[test]
@@ -245,7 +263,11 @@ fn presenting_a_committed_revision_fails_for_all_and_costs_nobody_the_run() {
         }
     }
     let synced = popular(&peers, vec![at(5, 2.0); 2]);
-    assert!(synced.iter().all(|(_, report)| report.revision == Revision(5)));
+    assert!(
+        synced
+            .iter()
+            .all(|(_, report)| report.revision == Revision(5))
+    );
 }
 
 #[test]
@@ -275,7 +297,10 @@ fn another_order_count_or_number_of_tensors_evicts() {
         (local(0, &[("b", 2.0), ("a", 1.0)]), "tensor 0 is \"b\""),
         (short, "4999 elements"),
         (local(0, &[("a", 1.0)]), "\"b\" is missing"),
-        (local(0, &[("a", 1.0), ("b", 2.0), ("c", 3.0)]), "\"c\" is one too many"),
+        (
+            local(0, &[("a", 1.0), ("b", 2.0), ("c", 3.0)]),
+            "\"c\" is one too many",
+        ),
     ];
     for (other, why) in others {
         let (_run, peers) = Run::with(&["ada", "ben", "cyd"]);
@@ -454,9 +479,17 @@ fn a_newcomer_is_given_everything_also_what_may_differ_and_that_once() {
     }
     admit(&mut peers, run.config("cyd"));
     let synced = round(&peers, 6, true);
-    assert!(synced.iter().all(|(weights, _, _)| weights.iter().all(|w| *w == 1.0)));
+    assert!(
+        synced
+            .iter()
+            .all(|(weights, _, _)| weights.iter().all(|w| *w == 1.0))
+    );
     assert_eq!((synced[0].1, synced[1].1), ([0; 10], [1; 10]));
-    assert!(synced[2].1 == [0; 10] || synced[2].1 == [1; 10], "{:?}", synced[2].1);
+    assert!(
+        synced[2].1 == [0; 10] || synced[2].1 == [1; 10],
+        "{:?}",
+        synced[2].1
+    );
     assert_eq!(synced[2].2, BYTES + 10);
     // From then on it has its own.
     for (rank, (_, own, rx_bytes)) in round(&peers, 7, false).into_iter().enumerate() {
@@ -516,10 +549,17 @@ fn a_state_that_makes_no_sense_is_refused_here() {
         let mut state = SharedState::new();
         let mut tensor = [0u8];
         state.tensor("", &mut tensor);
-        [nothing, twice, ada.sync_shared_state(&mut state, EnforcePopular)]
+        [
+            nothing,
+            twice,
+            ada.sync_shared_state(&mut state, EnforcePopular),
+        ]
     });
     for outcome in &outcomes[0] {
-        assert!(matches!(outcome, Err(SyncError::InvalidState { .. })), "{outcome:?}");
+        assert!(
+            matches!(outcome, Err(SyncError::InvalidState { .. })),
+            "{outcome:?}"
+        );
     }
     popular(&peers, vec![local(0, &[("w", 1.0)]); 2]);
 }
