@@ -71,10 +71,9 @@ fn a_peer_vanishes(vanish: fn(Arc<Communicator>), has_begun: bool) {
     let beginners = if has_begun { &peers[1..] } else { &peers[2..] };
     let begun = begin(beginners, &peers, ReduceOptions::sum());
     let vanishing = peers.remove(1);
-    let its_own = has_begun.then(|| begun.len());
     Task::start("ben", move || vanish(vanishing)).end();
     let ended = outcomes(begun);
-    let survivors = if its_own.is_some() {
+    let survivors = if has_begun {
         let (buffer, outcome) = &ended[0];
         assert_eq!(
             outcome.as_ref().unwrap_err(),

@@ -8,6 +8,7 @@
     clippy::disallowed_types,
     reason = "tests stand outside: they open sockets and bound their waits by the clock"
 )]
+#![allow(clippy::print_stdout, reason = "shown for a test that fails")]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -273,8 +273,10 @@ fn a_run_that_everybody_left_begins_afresh() {
 
 #[test]
 fn connect_may_be_tried_again_after_a_refusal() {
-    let mut limits = MasterConfig::default();
-    limits.peers_max = 1;
+    let limits = MasterConfig {
+        peers_max: 1,
+        ..MasterConfig::default()
+    };
     let master = Master::bind_with("127.0.0.1:0".parse().unwrap(), limits).unwrap();
     let address = master.local_addr().to_string();
     let ada = communicator(config(&address, "ada"));

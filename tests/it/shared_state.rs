@@ -504,8 +504,8 @@ fn every_type_empty_tensors_and_slices_that_begin_anywhere_are_synchronised() {
         let right = rank != 1;
         let value = if right { 3.0f32 } else { 4.0 };
         let mut half = vec![f16::from_f32(value); 1001];
-        let mut brain = vec![bf16::from_f32(value); 77];
-        let mut short = vec![value as i16; 31];
+        let mut brain = [bf16::from_f32(value); 77];
+        let mut short = [value as i16; 31];
         let mut double = vec![f64::from(value); 5];
         let mut long = vec![value as u64; 1];
         let mut none: [f32; 0] = [];
