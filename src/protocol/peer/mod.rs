@@ -488,6 +488,8 @@ impl Peer {
         self.links.clear();
         self.links_up.clear();
         self.debts.clear();
+        // Before any caller is told: who hears of it reads a world size of 1.
+        self.outputs.push_back(Output::Gone(gone.clone()));
         match phase {
             Phase::Joining { request, .. } | Phase::Registered { request, .. } => {
                 self.reply(
@@ -502,7 +504,6 @@ impl Peer {
         }
         self.end_call(Err(gone.clone()));
         self.end_operations(&gone);
-        self.outputs.push_back(Output::Gone(gone));
         self.connection = Connection::None;
         self.outputs.push_back(Output::LeaveMaster);
     }
