@@ -615,10 +615,8 @@ impl Loop {
         else {
             return;
         };
-        // The caller's memory is let go of before the caller is told.
-        if let Some(memory) = buffers {
-            memory.take_back();
-        }
+        // The caller's memory is let go of before the caller is told; it may be lent again.
+        drop(buffers);
         let mut sync = SyncTraffic::default();
         if let Some((_, session)) = self.session.take_if(|(running, _)| *running == request) {
             sync = session.end().await;
