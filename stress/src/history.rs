@@ -100,10 +100,14 @@ impl History {
 
     /// Whether something was done to a process before `at_us` that may cost its place.
     pub(crate) fn was_hurt(&self, label: &str, at_us: u64) -> bool {
+        let before = |moment: Option<u64>| moment.is_some_and(|moment| moment <= at_us);
+        let master = self.processes.get("master");
+        if before(master.and_then(|master| master.killed_us)) {
+            return true;
+        }
         let Some(process) = self.processes.get(label) else {
             return false;
         };
-        let before = |moment: Option<u64>| moment.is_some_and(|moment| moment <= at_us);
         before(process.killed_us)
             || before(process.asked_to_leave_us)
             || process

@@ -27,7 +27,9 @@ mod master;
 mod peer;
 mod random;
 mod report;
+mod scene;
 mod size;
+mod stage;
 
 use std::process::ExitCode;
 
@@ -44,6 +46,8 @@ struct Arguments {
 enum Command {
     /// Kill, stop, dismiss and start peers at random times for some minutes.
     Churn(churn::Arguments),
+    /// Play one fault again and again, and measure how long everybody takes to notice and go on.
+    Scene(scene::Arguments),
     #[command(hide = true)]
     Master(master::Arguments),
     #[command(hide = true)]
@@ -53,6 +57,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Churn(arguments) => churn::run(&arguments),
+        Command::Scene(arguments) => scene::run(&arguments),
         Command::Master(arguments) => master::run(&arguments).map(|()| true),
         Command::Peer(arguments) => peer::run(&arguments).map(|()| true),
     };

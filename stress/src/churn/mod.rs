@@ -1,15 +1,15 @@
 //! `stress churn`: hurts a run for some minutes, then says what came of it.
 
+mod blows;
 mod faults;
-mod stage;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::history::History;
+use crate::stage::{Stage, Work};
 use crate::{checkers, report, size};
 use faults::Script;
-use stage::{Stage, Work};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -41,15 +41,19 @@ pub(crate) struct Arguments {
     logs: Option<PathBuf>,
 }
 
+/// The folder for logs where none was named.
+pub(crate) fn default_folder() -> PathBuf {
+    std::env::temp_dir().join(format!("pccl-stress-{}", std::process::id()))
+}
+
 /// Returns whether the run kept its promises.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
-    let folder = arguments.logs.clone().unwrap_or_else(|| {
-        std::env::temp_dir().join(format!("pccl-stress-{}", std::process::id()))
-    });
+    let folder = arguments.logs.clone().unwrap_or_else(default_folder);
     let work = Work {
         bytes: arguments.bytes,
         tags: arguments.tags,
         state_bytes: arguments.state_bytes,
+        master_grace_ms: 10_000,
     };
     let mut stage = Stage::open(&folder, work)?;
     let mut script = Script::new(arguments.seed, !arguments.no_stops);
@@ -63,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
     while Instant::now() < end {
         stage.wait(script.pause());
         let fault = script.fault();
-        stage.apply(fault, &mut script, arguments.peers)?;
+        blows::strike(&mut stage, fault, &mut script, arguments.peers)?;
     }
     stage.finish();
 

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::faults::{Fault, Script};
 use crate::cast::Actor;
 use crate::event::Event;
 use crate::log::Log;
@@ -15,22 +14,21 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long peers that were asked to leave may take.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A blow never leaves fewer peers unhurt than this.
-const UNHURT_MIN: usize = 1;
-
 /// What the peers do.
 #[derive(Clone, Copy)]
-pub(super) struct Work {
-    pub(super) bytes: u64,
-    pub(super) tags: u64,
-    pub(super) state_bytes: u64,
+pub(crate) struct Work {
+    pub(crate) bytes: u64,
+    pub(crate) tags: u64,
+    pub(crate) state_bytes: u64,
+    pub(crate) master_grace_ms: u64,
 }
 
-pub(super) struct Stage {
+pub(crate) struct Stage {
     folder: PathBuf,
     log: Log,
     work: Work,
     master: Actor,
+    master_is_gone: bool,
     address: String,
     peers: Vec<Actor>,
     leaving: Vec<Actor>,
@@ -38,7 +36,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn open(folder: &Path, work: Work) -> Result<Self, String> {
+    pub(crate) fn open(folder: &Path, work: Work) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("cannot make {}: {error}", folder.display());
         std::fs::create_dir_all(folder).map_err(failed)?;
         for entry in std::fs::read_dir(folder).map_err(failed)? {
@@ -56,6 +54,7 @@ impl Stage {
             folder: folder.to_owned(),
             work,
             master,
+            master_is_gone: false,
             address,
             peers: Vec::new(),
             leaving: Vec::new(),
@@ -63,8 +62,19 @@ impl Stage {
         })
     }
 
+    /// The peers that are not known to have ended or to be about to, oldest first as long as
+    /// nobody was removed.
+    pub(crate) fn peers(&self) -> &[Actor] {
+        &self.peers
+    }
+
+    /// Where everybody writes down what happens.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Starts a peer.
-    pub(super) fn join(&mut self) -> Result<(), String> {
+    pub(crate) fn join(&mut self) -> Result<(), String> {
         let label = format!("p{}", self.next_label);
         self.next_label += 1;
         let log = self.folder.join(format!("{label}.jsonl"));
@@ -72,6 +82,7 @@ impl Stage {
             bytes,
             tags,
             state_bytes,
+            master_grace_ms,
         } = self.work;
         let mut arguments = vec!["peer".to_owned(), "--rejoin".to_owned()];
         for (name, value) in [
@@ -81,7 +92,7 @@ impl Stage {
             ("--bytes", bytes.to_string()),
             ("--tags", tags.to_string()),
             ("--state-bytes", state_bytes.to_string()),
-            ("--master-grace-ms", "10000".to_owned()),
+            ("--master-grace-ms", master_grace_ms.to_string()),
         ] {
             arguments.extend([name.to_owned(), value]);
         }
@@ -92,86 +103,30 @@ impl Stage {
         Ok(())
     }
 
-    pub(super) fn apply(
-        &mut self,
-        fault: Fault,
-        script: &mut Script,
-        peers: u64,
-    ) -> Result<(), String> {
-        match fault {
-            Fault::Kill => self.kill_one(script)?,
-            Fault::KillSeveral(count) => {
-                for _ in 0..count {
-                    self.kill_one(script)?;
-                }
-            }
-            Fault::Stop(duration) => {
-                if let Some(index) = self.victim(script) {
-                    self.stop(index, duration)?;
-                }
-            }
-            Fault::Leave => {
-                if let Some(index) = self.victim(script) {
-                    let mut actor = self.peers.swap_remove(index);
-                    self.log.note_of(&actor.label, Event::AskedToLeave);
-                    actor.tell(LEAVE);
-                    self.leaving.push(actor);
-                }
-            }
-            Fault::Join | Fault::JoinSeveral(_) => {
-                let wanted = match fault {
-                    Fault::JoinSeveral(count) => count,
-                    _ => 1,
-                };
-                for _ in 0..wanted {
-                    if (self.peers.len() as u64) < peers {
-                        self.join()?;
-                    }
-                }
-            }
-            Fault::JoinAndKill(after) => {
-                self.join()?;
-                self.wait(after);
-                self.kill(self.peers.len() - 1)?;
-            }
-            Fault::JoinAndStop(duration) => {
-                self.join()?;
-                self.wait(script.moment());
-                self.stop(self.peers.len() - 1, duration)?;
-            }
-        }
-        // Nobody reduces alone: the last ones always get company.
-        while self.peers.iter().filter(|peer| !peer.is_stopped()).count() < 2 {
-            self.join()?;
-        }
-        Ok(())
-    }
-
-    /// Somebody who may be hurt, so that others are left.
-    fn victim(&mut self, script: &mut Script) -> Option<usize> {
-        let unhurt: Vec<usize> = (0..self.peers.len())
-            .filter(|index| !self.peers[*index].is_stopped())
-            .collect();
-        if unhurt.len() <= UNHURT_MIN {
-            return None;
-        }
-        script.pick(&unhurt).copied()
-    }
-
-    fn kill_one(&mut self, script: &mut Script) -> Result<(), String> {
-        match self.victim(script) {
-            Some(index) => self.kill(index),
-            None => Ok(()),
-        }
-    }
-
-    fn kill(&mut self, index: usize) -> Result<(), String> {
+    /// Kills the peer with this index.
+    pub(crate) fn kill(&mut self, index: usize) -> Result<(), String> {
         let mut actor = self.peers.swap_remove(index);
         self.log.note_of(&actor.label, Event::Killed);
         actor.kill().map(|_| ())
     }
 
-    fn stop(&mut self, index: usize, duration: Duration) -> Result<(), String> {
+    /// Kills the master.
+    pub(crate) fn kill_master(&mut self) -> Result<(), String> {
+        self.log.note_of(&self.master.label, Event::Killed);
+        self.master_is_gone = true;
+        self.master.kill().map(|_| ())
+    }
+
+    /// Asks the peer with this index to leave.
+    pub(crate) fn ask_to_leave(&mut self, index: usize) {
+        let mut actor = self.peers.swap_remove(index);
+        self.log.note_of(&actor.label, Event::AskedToLeave);
+        actor.tell(LEAVE);
+        self.leaving.push(actor);
+    }
+
+    /// Stops the peer with this index for so long.
+    pub(crate) fn stop(&mut self, index: usize, duration: Duration) -> Result<(), String> {
         let actor = &mut self.peers[index];
         let for_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         self.log.note_of(&actor.label, Event::Stopped { for_ms });
@@ -179,7 +134,7 @@ impl Stage {
     }
 
     /// Lets time pass, with an eye on everybody.
-    pub(super) fn wait(&mut self, duration: Duration) {
+    pub(crate) fn wait(&mut self, duration: Duration) {
         let end = Instant::now() + duration;
         loop {
             self.look();
@@ -209,7 +164,10 @@ impl Stage {
                 false
             });
         }
-        if let Some(status) = self.master.ended() {
+        if let Some(status) = self.master.ended()
+            && !self.master_is_gone
+        {
+            self.master_is_gone = true;
             let ended = Event::Ended {
                 status: status.to_string(),
                 success: false,
@@ -219,17 +177,15 @@ impl Stage {
     }
 
     /// Wakes everybody, asks everybody to leave, and waits for that.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         while self.peers.iter().any(Actor::is_stopped) {
             self.wait(LOOK);
         }
         // Those who were just woken learn what became of them.
         self.wait(Duration::from_secs(2));
         self.log.note(Event::Finishing);
-        for mut actor in std::mem::take(&mut self.peers) {
-            self.log.note_of(&actor.label, Event::AskedToLeave);
-            actor.tell(LEAVE);
-            self.leaving.push(actor);
+        while !self.peers.is_empty() {
+            self.ask_to_leave(0);
         }
         let end = Instant::now() + FINISH_TIMEOUT;
         while !self.leaving.is_empty() && Instant::now() < end {
