@@ -117,6 +117,17 @@ impl Stage {
         self.master.kill().map(|_| ())
     }
 
+    /// Stops the master for so long, unless it is stopped already.
+    pub(crate) fn stop_master(&mut self, duration: Duration) -> Result<(), String> {
+        if self.master.is_stopped() {
+            return Ok(());
+        }
+        let for_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        self.log
+            .note_of(&self.master.label, Event::Stopped { for_ms });
+        self.master.stop_for(duration)
+    }
+
     /// Asks the peer with this index to leave.
     pub(crate) fn ask_to_leave(&mut self, index: usize) {
         let mut actor = self.peers.swap_remove(index);
@@ -164,6 +175,9 @@ impl Stage {
                 false
             });
         }
+        if self.master.was_woken() {
+            log.note_of("master", Event::Continued);
+        }
         if let Some(status) = self.master.ended()
             && !self.master_is_gone
         {
@@ -178,7 +192,7 @@ impl Stage {
 
     /// Wakes everybody, asks everybody to leave, and waits for that.
     pub(crate) fn finish(&mut self) {
-        while self.peers.iter().any(Actor::is_stopped) {
+        while self.master.is_stopped() || self.peers.iter().any(Actor::is_stopped) {
             self.wait(LOOK);
         }
         // Those who were just woken learn what became of them.

@@ -43,6 +43,15 @@ pub(super) fn strike(
             stage.wait(script.moment());
             stage.stop(stage.peers().len() - 1, duration)?;
         }
+        Fault::StopMaster(duration) => stage.stop_master(duration)?,
+        Fault::StopAll(duration) => {
+            for index in 0..stage.peers().len() {
+                if !stage.peers()[index].is_stopped() {
+                    stage.stop(index, duration)?;
+                }
+            }
+            return Ok(());
+        }
     }
     // Nobody reduces alone: the last ones always get company.
     while stage

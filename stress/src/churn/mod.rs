@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::history::History;
 use crate::stage::{Stage, Work};
 use crate::{checkers, report, size};
-use faults::Script;
+use faults::{Limits, Script};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -33,6 +33,12 @@ pub(crate) struct Arguments {
     /// Kill, start and dismiss only; nobody is stopped.
     #[arg(long)]
     no_stops: bool,
+    /// Stop the master, too.
+    #[arg(long)]
+    stop_master: bool,
+    /// The longest pause between two blows; the shortest is a seventh of it.
+    #[arg(long, default_value_t = 2000)]
+    pause_max_ms: u64,
     /// Print the report as one JSON object.
     #[arg(long)]
     json: bool,
@@ -56,7 +62,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
         master_grace_ms: 10_000,
     };
     let mut stage = Stage::open(&folder, work)?;
-    let mut script = Script::new(arguments.seed, !arguments.no_stops);
+    let mut script = Script::new(
+        arguments.seed,
+        Limits {
+            stops: !arguments.no_stops,
+            master: arguments.stop_master,
+            pause_max: Duration::from_millis(arguments.pause_max_ms),
+        },
+    );
     eprintln!("stress: logs in {}", folder.display());
     for _ in 0..arguments.peers {
         stage.join()?;
