@@ -4,8 +4,8 @@
 mod communicator;
 #[cfg(feature = "net")]
 pub use communicator::{
-    Communicator, Config, DEFAULT_MASTER_PORT, DEFAULT_PEER_PORT, Element, Reduce, ReduceOptions,
-    ReduceReport, Reduction, Scope, ScopedReduction, SharedState, SyncReport,
+    Communicator, Config, DEFAULT_MASTER_PORT, DEFAULT_PEER_PORT, Element, RawReduction, Reduce,
+    ReduceOptions, ReduceReport, Reduction, Scope, ScopedReduction, SharedState, SyncReport,
 };
 
 #[cfg(feature = "net")]
@@ -47,3 +47,8 @@ pub mod transport;
 pub use transport::SocketOptions;
 #[doc(hidden)]
 pub mod wire;
+
+/// The README's code is compiled as the tests run.
+#[cfg(all(doctest, feature = "net"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

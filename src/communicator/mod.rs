@@ -26,6 +26,7 @@ pub use config::{Config, DEFAULT_MASTER_PORT, DEFAULT_PEER_PORT};
 pub use element::Element;
 pub use many::Reduce;
 pub use options::{ReduceOptions, ReduceReport};
+pub use raw::RawReduction;
 pub use reduction::Reduction;
 pub use scope::{Scope, ScopedReduction};
 pub use state::{SharedState, SyncReport};

@@ -76,8 +76,8 @@ pub struct ReduceReport {
     pub world_size: u32,
     /// Who they are, in ring order; the same at every peer.
     pub contributors: Vec<PeerId>,
-    /// Bytes this peer sent for it, headers included.
+    /// Payload bytes this peer sent for it, repeats after a broken lane included.
     pub tx_bytes: u64,
-    /// Bytes this peer received for it, headers included.
+    /// Payload bytes this peer took for it.
     pub rx_bytes: u64,
 }

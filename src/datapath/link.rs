@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::outbox::{Item, Outbox};
 use crate::types::PeerId;
@@ -18,6 +20,10 @@ use crate::types::PeerId;
 const ACK_BYTES: u64 = 256 * 1024;
 /// The same, in frames.
 const ACK_FRAMES: u64 = 64;
+
+/// Keep-alive intervals without a frame after which a lane is taken for dead: a middlebox may have
+/// forgotten it, and a side that only receives would never notice.
+const SILENT_INTERVALS_MAX: u32 = 3;
 
 /// Which lane, and which of those that had its index one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +56,7 @@ pub(super) struct Lane {
     told: u64,
     /// Bytes of the frames taken since.
     untold_bytes: u64,
+    heard_at: Instant,
 }
 
 impl Link {
@@ -100,6 +107,7 @@ impl Lane {
             taken: 0,
             told: 0,
             untold_bytes: 0,
+            heard_at: Instant::now(),
         }
     }
 
@@ -128,6 +136,20 @@ impl Lane {
         }
         self.unacknowledged.drain(..newly as usize);
         self.acknowledged += newly;
+        Ok(())
+    }
+
+    /// Notes that the other side is there.
+    pub(super) fn heard(&mut self) {
+        self.heard_at = Instant::now();
+    }
+
+    /// An error once the other side has been silent for too long.
+    pub(super) fn check_heard(&self, keep_alive: Duration) -> Result<(), String> {
+        let silence = self.heard_at.elapsed();
+        if silence >= keep_alive.saturating_mul(SILENT_INTERVALS_MAX) {
+            return Err(format!("silent for {} s", silence.as_secs()));
+        }
         Ok(())
     }
 

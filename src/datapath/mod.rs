@@ -21,11 +21,13 @@
 //! `transport`'s work.
 
 mod early;
+mod intake;
 mod link;
 mod operation;
 mod outbox;
 mod plane;
 mod reader;
+mod state;
 #[cfg(test)]
 mod tests;
 mod writer;

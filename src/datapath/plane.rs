@@ -1,4 +1,4 @@
-//! [`DataPlane`]: what the driver calls, and what the lanes' tasks ask.
+//! [`DataPlane`]: what the driver calls. What the lanes' tasks ask is in `intake`.
 //!
 //! All decisions are made under one lock that is held for a few map operations, never across I/O
 //! or a reduction. Where both are needed, it is taken before an operation's own.
@@ -14,17 +14,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::early::{Early, EarlyFrame};
-use super::link::{Lane, LaneKey, Link};
+use super::early::EarlyFrame;
+use super::link::{Lane, LaneKey};
 use super::operation::Operation;
-use super::outbox::Item;
-use super::reader::{Incoming, Receiving, read_lane};
-use super::writer::{Next, Outgoing, write_lane};
+use super::reader::read_lane;
+use super::state::State;
+use super::writer::write_lane;
 use super::{BeginError, Disposition, EAGER_BYTES, LinkStatus, OperationSpec, PlaneEvent, Traffic};
-use crate::engine::{Claim, Taken};
 use crate::schedule::RING_WORLD_SIZE_MAX;
 use crate::types::{Epoch, OperationId, PeerId, Tag};
-use crate::wire::lane::{FrameHeader, FrameKind};
 
 /// A roll-back of more than this is copied on a thread of its own, off the lanes' workers.
 const INLINE_ROLL_BACK_BYTES: usize = 1 << 20;
@@ -37,19 +35,7 @@ pub struct DataPlane {
     events: UnboundedSender<PlaneEvent>,
     keep_alive: Duration,
     generations: AtomicU64,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// `None` until the first is opened: everything is early.
-    epoch: Option<Epoch>,
-    /// Uses of each tag that were settled in this epoch.
-    settled: BTreeMap<Tag, u32>,
-    operations: BTreeMap<OperationId, Arc<Operation>>,
-    links: BTreeMap<PeerId, Link>,
-    early: Early,
-    is_shut_down: bool,
+    pub(super) state: Mutex<State>,
 }
 
 impl DataPlane {
@@ -88,6 +74,8 @@ impl DataPlane {
         let operation = Arc::new(Operation::new(op, spec));
         let sources = operation.sources();
         let start = operation.start();
+        // Asked before the lanes know of it: the last arrival tells by itself.
+        let is_empty = operation.is_complete();
         let early = {
             let state = &mut *self.state.lock();
             if state.operations.contains_key(&op) {
@@ -123,7 +111,7 @@ impl DataPlane {
             }
             early
         };
-        if operation.is_complete() {
+        if is_empty {
             self.tell(PlaneEvent::Finished { op });
         }
         for (peer, EarlyFrame { header, payload }) in early {
@@ -252,6 +240,16 @@ impl DataPlane {
         }
     }
 
+    /// Whether this lane to a peer is open now. A [`PlaneEvent::LaneClosed`] may tell of one that
+    /// was replaced since.
+    pub fn has_lane(&self, peer: PeerId, lane: u16) -> bool {
+        let state = self.state.lock();
+        state
+            .links
+            .get(&peer)
+            .is_some_and(|link| link.lanes.contains_key(&lane))
+    }
+
     /// Open lanes to a peer.
     pub fn lanes(&self, peer: PeerId) -> usize {
         self.link_status(peer).lanes
@@ -285,212 +283,7 @@ impl DataPlane {
         self.keep_alive
     }
 
-    /// What a lane's writer sends next. `may_idle`: it waits for its wake-up if there is nothing.
-    pub(super) fn next(&self, key: LaneKey, may_idle: bool) -> Next {
-        let state = &mut *self.state.lock();
-        let State {
-            links, operations, ..
-        } = state;
-        let Some(link) = links.get_mut(&key.peer) else {
-            return Next::Gone;
-        };
-        if link.lane(key).is_none() {
-            return Next::Gone;
-        }
-        // What the receiver must have by now is not sent again.
-        let pulled = std::iter::from_fn(|| link.outbox.pull()).find_map(|pulled| {
-            let operation = match &pulled.item {
-                Item::Grant(_) => None,
-                Item::Data(op, due) => {
-                    let operation = operations.get(op)?;
-                    if pulled.is_repeat && operation.is_superseded(due) {
-                        return None;
-                    }
-                    Some(operation.clone())
-                }
-            };
-            Some((pulled.item, operation))
-        });
-        let Some(lane) = link.lane(key) else {
-            return Next::Gone;
-        };
-        let Some((item, operation)) = pulled else {
-            if lane.owes_ack() {
-                return Next::Send(Outgoing::bare(FrameHeader::bare(
-                    FrameKind::Ack,
-                    lane.tell(),
-                )));
-            }
-            lane.is_idle = may_idle;
-            return Next::Nothing;
-        };
-        let outgoing = Outgoing::new(&item, operation, lane.tell());
-        lane.sent(item);
-        Next::Send(outgoing)
-    }
-
-    /// The frame of a lane that was silent for long.
-    pub(super) fn keep_alive_frame(&self, key: LaneKey) -> Option<Outgoing> {
-        let state = &mut *self.state.lock();
-        let acked = state.lane(key)?.tell();
-        Some(Outgoing::bare(FrameHeader::bare(
-            FrameKind::KeepAlive,
-            acked,
-        )))
-    }
-
-    /// What to do with a frame whose header came. An error closes the lane.
-    pub(super) fn incoming(
-        self: &Arc<Self>,
-        key: LaneKey,
-        header: &FrameHeader,
-    ) -> Result<Incoming, String> {
-        let op = header.operation;
-        let operation = {
-            let state = &mut *self.state.lock();
-            let Some(lane) = state.lane(key) else {
-                return Ok(Incoming::Nothing);
-            };
-            lane.acknowledge(header.acked)?;
-            match header.kind {
-                FrameKind::Ack | FrameKind::KeepAlive => return Ok(Incoming::Nothing),
-                FrameKind::Grant => {
-                    lane.took(0);
-                    state.granted(key.peer, op)?;
-                    return Ok(Incoming::Nothing);
-                }
-                FrameKind::Data => {}
-            }
-            match state.operations.get(&op) {
-                Some(operation) => operation.clone(),
-                None if state.is_stale(&op) => return Ok(Incoming::Skip),
-                None => {
-                    return Ok(match state.early.reserve(key.peer, header)? {
-                        true => Incoming::Keep,
-                        false => Incoming::Skip,
-                    });
-                }
-            }
-        };
-        if header.digest != operation.digest {
-            return Ok(Incoming::Skip);
-        }
-        match operation.claim(key.peer, header) {
-            Claim::Take(taken) => Ok(Incoming::Receive(Receiving::new(
-                self.clone(),
-                operation,
-                taken,
-            ))),
-            Claim::Busy => Ok(Incoming::Park(operation)),
-            Claim::Duplicate => Ok(Incoming::Skip),
-            Claim::Reject(reason) => Err(format!("{op}: {reason}")),
-        }
-    }
-
-    /// Notes a data frame as taken, however it was dealt with.
-    pub(super) fn took(&self, key: LaneKey, bytes: u32) {
-        if let Some(lane) = self.state.lock().lane(key) {
-            lane.took(bytes);
-        }
-    }
-
-    /// Keeps a frame for which room was reserved, or deals with it if its operation was begun or
-    /// settled while it was on its way. `None`: it did not arrive, the room is free again.
-    pub(super) fn early(
-        self: &Arc<Self>,
-        peer: PeerId,
-        header: &FrameHeader,
-        payload: Option<Vec<u8>>,
-    ) -> Result<(), String> {
-        let (operation, payload) = {
-            let state = &mut *self.state.lock();
-            let operation = state.operations.get(&header.operation).cloned();
-            match (operation, payload) {
-                (Some(operation), Some(payload)) => (operation, payload),
-                (None, Some(payload)) if !state.is_stale(&header.operation) => {
-                    state.early.keep(
-                        peer,
-                        EarlyFrame {
-                            header: *header,
-                            payload,
-                        },
-                    );
-                    return Ok(());
-                }
-                _ => {
-                    state.early.unreserve(peer, header);
-                    return Ok(());
-                }
-            }
-        };
-        self.deliver(&operation, peer, header, payload)
-    }
-
-    /// Deals with a data frame that was received whole outside the operation's memory.
-    pub(super) fn deliver(
-        self: &Arc<Self>,
-        operation: &Arc<Operation>,
-        peer: PeerId,
-        header: &FrameHeader,
-        payload: Vec<u8>,
-    ) -> Result<(), String> {
-        if header.digest != operation.digest {
-            return Ok(());
-        }
-        let claimed = operation.claim_or_park(peer, header, payload);
-        if let Some((taken, payload)) =
-            claimed.map_err(|reason| format!("{}: {reason}", operation.id))?
-            && operation.apply_bytes(&taken, &payload)
-        {
-            self.arrived(operation, &taken);
-        }
-        Ok(())
-    }
-
-    /// Notes a segment as applied, and passes it on.
-    pub(super) fn arrived(&self, operation: &Operation, taken: &Taken) {
-        let arrival = operation.arrived(taken);
-        if let Some(due) = arrival.due
-            && let Some(peer) = operation.peer(due.to)
-            && let Some(link) = self.state.lock().links.get_mut(&peer)
-        {
-            link.outbox.push(operation.id, due);
-            link.wake(1);
-        }
-        if arrival.is_last {
-            self.tell(PlaneEvent::Finished { op: operation.id });
-        }
-    }
-
-    /// Gives a claim back: the lane broke midway, or the frame was spoiled.
-    pub(super) fn abandoned(&self, operation: &Operation, taken: &Taken) {
-        if let Some(payload) = operation.unclaim(taken)
-            && operation.apply_bytes(taken, &payload)
-        {
-            self.arrived(operation, taken);
-        }
-    }
-
-    fn close_lane(&self, key: LaneKey, reason: String) {
-        let state = &mut *self.state.lock();
-        let Some(link) = state.links.get_mut(&key.peer).filter(|link| link.has(key)) else {
-            return;
-        };
-        link.remove_lane(key.index);
-        let LaneKey {
-            peer, index: lane, ..
-        } = key;
-        let lanes_left = link.lanes.len();
-        tracing::debug!(%peer, lane, lanes_left, reason, "lane closed");
-        self.tell(PlaneEvent::LaneClosed {
-            peer,
-            lane,
-            lanes_left,
-            reason,
-        });
-    }
-
-    fn tell(&self, event: PlaneEvent) {
+    pub(super) fn tell(&self, event: PlaneEvent) {
         // A driver that is gone wants to hear nothing.
         self.events.send(event).ok();
     }
@@ -499,52 +292,6 @@ impl DataPlane {
     pub(super) fn early_bytes(&self) -> usize {
         self.state.lock().early.bytes()
     }
-}
-
-impl State {
-    fn lane(&mut self, key: LaneKey) -> Option<&mut Lane> {
-        self.links.get_mut(&key.peer)?.lane(key)
-    }
-
-    /// Whether frames of this number come too late.
-    fn is_stale(&self, op: &OperationId) -> bool {
-        is_stale(self.epoch, &self.settled, op)
-    }
-
-    fn drop_stale_early(&mut self) {
-        let State {
-            epoch,
-            settled,
-            early,
-            ..
-        } = self;
-        early.drop_stale(|op| is_stale(*epoch, settled, op));
-    }
-
-    fn note_settled(&mut self, op: OperationId) {
-        if self.epoch == Some(op.epoch) {
-            let settled = self.settled.entry(op.tag).or_default();
-            *settled = (*settled).max(op.n.saturating_add(1));
-            self.drop_stale_early();
-        }
-    }
-
-    fn granted(&mut self, peer: PeerId, op: OperationId) -> Result<(), String> {
-        if self.operations.contains_key(&op) {
-            if let Some(link) = self.links.get_mut(&peer) {
-                link.outbox.grant(op);
-                link.wake(usize::MAX);
-            }
-        } else if !self.is_stale(&op) {
-            self.early.keep_grant(peer, op)?;
-        }
-        Ok(())
-    }
-}
-
-fn is_stale(epoch: Option<Epoch>, settled: &BTreeMap<Tag, u32>, op: &OperationId) -> bool {
-    let settled_uses = settled.get(&op.tag).copied().unwrap_or(0);
-    Some(op.epoch) < epoch || (Some(op.epoch) == epoch && op.n < settled_uses)
 }
 
 fn check(spec: &OperationSpec) -> Result<(), BeginError> {

@@ -107,6 +107,7 @@ pub(super) async fn write_lane<W: AsyncWrite + Unpin>(
                 biased;
                 () = wake.notified() => {}
                 () = &mut alarm => {
+                    plane.check_heard(key)?;
                     if last_write.elapsed() >= plane.keep_alive()
                         && let Some(frame) = plane.keep_alive_frame(key)
                     {

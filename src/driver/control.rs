@@ -21,6 +21,7 @@ pub(super) enum FromControl<M> {
 #[derive(Debug)]
 pub(super) struct ControlWriter {
     queue: mpsc::UnboundedSender<Vec<u8>>,
+    writer: Option<JoinHandle<()>>,
     reader: JoinHandle<()>,
 }
 
@@ -35,9 +36,18 @@ impl ControlWriter {
     {
         let (reader, writer) = stream.into_split();
         let (queue, queued) = mpsc::unbounded_channel();
-        tokio::spawn(write(writer, queued));
+        let writer = Some(tokio::spawn(write(writer, queued)));
         let reader = tokio::spawn(read(reader, deliver));
-        Self { queue, reader }
+        Self {
+            queue,
+            writer,
+            reader,
+        }
+    }
+
+    /// Closes the connection; the task ends once everything queued has gone out.
+    pub(super) fn close(mut self) -> Option<JoinHandle<()>> {
+        self.writer.take()
     }
 
     pub(super) fn send<M>(&self, frame: &Frame<M>)

@@ -181,9 +181,7 @@ impl Links {
                     format!("lane {} of {}", hello.lane, link.spec.lanes),
                 );
             }
-            Some(link) if link.open.contains(&hello.lane) && link.spec.dials => {
-                turn_away(stream, format!("lane {} is open", hello.lane));
-            }
+            // Also in place of a lane that is open here: the other end has lost it.
             Some(_) => {
                 let (peer, lane) = (hello.from, hello.lane);
                 let events = self.events.clone();

@@ -35,6 +35,9 @@ use crate::wire::hello::{LaneHello, TransferHello};
 /// How long one attempt to reach the master may take.
 const MASTER_DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long the last words to the master may take to go out.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// Memory that goes with a command.
 pub(crate) enum Payload {
     None,
@@ -206,6 +209,8 @@ struct Loop {
     attempt: u64,
     dialling: Option<AbortHandle>,
     control: Option<ControlWriter>,
+    /// The writer of a connection that was closed: its last words may still be on their way out.
+    closing: Option<tokio::task::JoinHandle<()>>,
     caller: Option<Caller>,
 
     links: Links,
@@ -258,6 +263,7 @@ impl Loop {
             attempt: 0,
             dialling: None,
             control: None,
+            closing: None,
             caller: None,
             links: Links::new(link_events),
             link_queue,
@@ -323,7 +329,10 @@ impl Loop {
         if let Some(task) = self.dialling.take() {
             task.abort();
         }
-        drop(self.control.take());
+        if let Some(writer) = self.closing.take() {
+            // The goodbye is worth a moment, not more: a dead master would never take it.
+            let _ = tokio::time::timeout(GOODBYE_TIMEOUT, writer).await;
+        }
     }
 
     fn next_timeout(&self) -> Option<tokio::time::Instant> {
@@ -427,6 +436,7 @@ impl Loop {
             PlaneEvent::Finished { op } => self.tell(Input::OperationFinished { op }),
             // The links tell that themselves, as they hand lanes over.
             PlaneEvent::LinkUp { .. } => {}
+            PlaneEvent::LaneClosed { peer, lane, .. } if self.plane.has_lane(peer, lane) => {}
             PlaneEvent::LaneClosed {
                 peer, lane, reason, ..
             } => {
@@ -517,7 +527,7 @@ impl Loop {
                 Output::ReachMaster { hello, after } => self.reach_master(hello, after),
                 Output::LeaveMaster => {
                     self.attempt += 1;
-                    self.control = None;
+                    self.closing = self.control.take().and_then(ControlWriter::close);
                     if let Some(task) = self.dialling.take() {
                         task.abort();
                     }
@@ -604,7 +614,9 @@ impl Loop {
             return;
         };
         // The caller's memory is let go of before the caller is told.
-        drop(buffers);
+        if let Some(memory) = buffers {
+            memory.take_back();
+        }
         let mut sync = SyncTraffic::default();
         if let Some((_, session)) = self.session.take_if(|(running, _)| *running == request) {
             sync = session.end().await;

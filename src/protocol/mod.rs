@@ -8,3 +8,6 @@
 pub mod master;
 pub mod peer;
 pub mod session;
+
+#[cfg(test)]
+mod tests;

@@ -50,7 +50,7 @@ pub struct UserMemory {
     idle_waker: Mutex<Option<Waker>>,
     saved: Mutex<Saved>,
     /// Keeps the memory alive where the call owns it.
-    _owner: Mutex<Option<Box<dyn Any + Send>>>,
+    owner: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 /// The memory as one operation has it, until it is revoked.
@@ -110,7 +110,7 @@ impl UserMemory {
             gate: AtomicU64::new(CLOSED),
             idle_waker: Mutex::new(None),
             saved: Mutex::new(Saved::default()),
-            _owner: Mutex::new(owner),
+            owner: Mutex::new(owner),
         })
     }
 
@@ -138,13 +138,16 @@ impl UserMemory {
         std::ptr::eq(self.send, self.recv)
     }
 
-    /// Closes the memory for good and waits for accesses under way: microseconds, as none is held
-    /// across an await. It is its owner's again.
+    /// Closes the memory for good, waits for accesses under way (microseconds, as none is held
+    /// across an await) and drops what kept it alive. It is its owner's again.
     pub fn take_back(&self) {
         self.gate.fetch_or(CLOSED | ENDED, Ordering::AcqRel);
         while accesses(self.gate.load(Ordering::Acquire)) > 0 {
             std::thread::yield_now();
         }
+        // A lane that is stuck in the middle of a frame may hold this for a while yet.
+        *self.saved() = Saved::default();
+        drop(lock(&self.owner).take());
     }
 }
 
@@ -218,6 +221,12 @@ impl UserBuffers {
             }
         }
         Poll::Ready(())
+    }
+
+    /// As [`UserMemory::take_back`].
+    #[cfg(test)]
+    pub(crate) fn take_back(&self) {
+        self.memory.take_back();
     }
 
     /// Whether this opening was revoked, is idle and is the last.

@@ -137,8 +137,29 @@ trait Number<const N: usize>: Copy {
     fn divided(self, world_size: u32) -> Self;
 }
 
+/// `f32` holds the dividend exactly, and a quotient that is no whole number is off by far less
+/// than its distance from the next one: truncation finds the same. Vector units divide it fast.
+macro_rules! by_float {
+    ($dividend:expr, $world_size:expr) => {
+        (f32::from($dividend) / $world_size as f32) as i32
+    };
+}
+
+/// A signed type that holds every dividend and any world size.
+macro_rules! by_i64 {
+    ($dividend:expr, $world_size:expr) => {
+        i64::from($dividend) / i64::from($world_size)
+    };
+}
+
+macro_rules! by_u64 {
+    ($dividend:expr, $world_size:expr) => {
+        u64::from($dividend) / u64::from($world_size)
+    };
+}
+
 macro_rules! integer {
-    ($($t:ty, $bytes:literal, $wide:ty;)*) => {$(
+    ($($t:ty, $bytes:literal, $divided:ident;)*) => {$(
         impl Number<$bytes> for $t {
             #[inline(always)]
             fn load(bytes: [u8; $bytes]) -> Self {
@@ -166,22 +187,21 @@ macro_rules! integer {
             }
             #[inline(always)]
             fn divided(self, world_size: u32) -> Self {
-                // The wide type holds any world size, and the quotient fits the narrow one again.
-                (<$wide>::from(self) / <$wide>::from(world_size)) as $t
+                $divided!(self, world_size) as $t
             }
         }
     )*};
 }
 
 integer! {
-    u8, 1, u64;
-    i8, 1, i64;
-    u16, 2, u64;
-    i16, 2, i64;
-    u32, 4, u64;
-    i32, 4, i64;
-    u64, 8, u64;
-    i64, 8, i64;
+    u8, 1, by_float;
+    i8, 1, by_float;
+    u16, 2, by_float;
+    i16, 2, by_float;
+    u32, 4, by_u64;
+    i32, 4, by_i64;
+    u64, 8, by_u64;
+    i64, 8, by_i64;
 }
 
 macro_rules! float {
@@ -237,28 +257,52 @@ trait Half: Copy {
     fn narrow(singles: &[f32], halves: &mut [Self]);
 }
 
-macro_rules! half {
-    ($($t:ty),*) => {$(
-        impl Half for $t {
-            const ZERO: Self = <$t>::ZERO;
-            #[inline(always)]
-            fn load(bytes: [u8; 2]) -> Self {
-                <$t>::from_ne_bytes(bytes)
-            }
-            #[inline(always)]
-            fn store(self) -> [u8; 2] {
-                self.to_ne_bytes()
-            }
-            #[inline(always)]
-            fn widen(halves: &[Self], singles: &mut [f32]) {
-                halves.convert_to_f32_slice(singles);
-            }
-            #[inline(always)]
-            fn narrow(singles: &[f32], halves: &mut [Self]) {
-                halves.convert_from_f32_slice(singles);
-            }
-        }
-    )*};
+impl Half for f16 {
+    const ZERO: Self = f16::ZERO;
+    #[inline(always)]
+    fn load(bytes: [u8; 2]) -> Self {
+        f16::from_ne_bytes(bytes)
+    }
+    #[inline(always)]
+    fn store(self) -> [u8; 2] {
+        self.to_ne_bytes()
+    }
+    #[inline(always)]
+    fn widen(halves: &[Self], singles: &mut [f32]) {
+        halves.convert_to_f32_slice(singles);
+    }
+    #[inline(always)]
+    fn narrow(singles: &[f32], halves: &mut [Self]) {
+        halves.convert_from_f32_slice(singles);
+    }
 }
 
-half!(f16, bf16);
+impl Half for bf16 {
+    const ZERO: Self = bf16::ZERO;
+    #[inline(always)]
+    fn load(bytes: [u8; 2]) -> Self {
+        bf16::from_ne_bytes(bytes)
+    }
+    #[inline(always)]
+    fn store(self) -> [u8; 2] {
+        self.to_ne_bytes()
+    }
+    // Upper halves of `f32`: without branches, these become vector code of any processor.
+    #[inline(always)]
+    fn widen(halves: &[Self], singles: &mut [f32]) {
+        for (single, half) in singles.iter_mut().zip(halves) {
+            *single = f32::from_bits(u32::from(half.to_bits()) << 16);
+        }
+    }
+    #[inline(always)]
+    fn narrow(singles: &[f32], halves: &mut [Self]) {
+        for (half, single) in halves.iter_mut().zip(singles) {
+            let bits = single.to_bits();
+            // To nearest, ties to even; a NaN is kept one by its quiet bit.
+            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+            let quiet = bits | 0x40_0000;
+            let is_nan = (bits & 0x7fff_ffff) > 0x7f80_0000;
+            *half = bf16::from_bits(((if is_nan { quiet } else { rounded }) >> 16) as u16);
+        }
+    }
+}

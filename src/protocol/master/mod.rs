@@ -7,7 +7,7 @@
 //!   order.
 //! * [`Master::next_timeout`] says when [`Input::Tick`] is due at the latest.
 //!
-//! After every input [`Master::advance`] runs to a fixed point; it is the one place where
+//! After every input `advance` runs to a fixed point; it is the one place where
 //! decisions are made, from what the handlers have written down.
 //!
 //! ```text
@@ -25,8 +25,6 @@ mod epochs;
 mod members;
 mod operations;
 mod syncs;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;

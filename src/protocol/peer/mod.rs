@@ -24,8 +24,6 @@ mod calls;
 mod connection;
 mod epochs;
 mod operations;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

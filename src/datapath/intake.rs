@@ -1,0 +1,231 @@
+//! What the lanes' tasks ask of the plane: which frame goes out next, what becomes of one that
+//! comes in, where a segment goes when it has arrived.
+
+use std::sync::Arc;
+
+use super::early::EarlyFrame;
+use super::link::LaneKey;
+use super::operation::Operation;
+use super::outbox::Item;
+use super::reader::{Incoming, Receiving};
+use super::state::State;
+use super::writer::{Next, Outgoing};
+use super::{DataPlane, PlaneEvent};
+use crate::engine::{Claim, Taken};
+use crate::types::PeerId;
+use crate::wire::lane::{FrameHeader, FrameKind};
+
+impl DataPlane {
+    /// What a lane's writer sends next. `may_idle`: it waits for its wake-up if there is nothing.
+    pub(super) fn next(&self, key: LaneKey, may_idle: bool) -> Next {
+        let state = &mut *self.state.lock();
+        let State {
+            links, operations, ..
+        } = state;
+        let Some(link) = links.get_mut(&key.peer) else {
+            return Next::Gone;
+        };
+        if link.lane(key).is_none() {
+            return Next::Gone;
+        }
+        // What the receiver must have by now is not sent again.
+        let pulled = std::iter::from_fn(|| link.outbox.pull()).find_map(|pulled| {
+            let operation = match &pulled.item {
+                Item::Grant(_) => None,
+                Item::Data(op, due) => {
+                    let operation = operations.get(op)?;
+                    if pulled.is_repeat && operation.is_superseded(due) {
+                        return None;
+                    }
+                    Some(operation.clone())
+                }
+            };
+            Some((pulled.item, operation))
+        });
+        let Some(lane) = link.lane(key) else {
+            return Next::Gone;
+        };
+        let Some((item, operation)) = pulled else {
+            if lane.owes_ack() {
+                return Next::Send(Outgoing::bare(FrameHeader::bare(
+                    FrameKind::Ack,
+                    lane.tell(),
+                )));
+            }
+            lane.is_idle = may_idle;
+            return Next::Nothing;
+        };
+        let outgoing = Outgoing::new(&item, operation, lane.tell());
+        lane.sent(item);
+        Next::Send(outgoing)
+    }
+
+    /// An error if the other side of an idle lane seems to be gone.
+    pub(super) fn check_heard(&self, key: LaneKey) -> Result<(), String> {
+        let mut state = self.state.lock();
+        state
+            .lane(key)
+            .map_or(Ok(()), |lane| lane.check_heard(self.keep_alive()))
+    }
+
+    /// The frame of a lane that has nothing to say.
+    pub(super) fn keep_alive_frame(&self, key: LaneKey) -> Option<Outgoing> {
+        let acked = self.state.lock().lane(key)?.tell();
+        Some(Outgoing::bare(FrameHeader::bare(
+            FrameKind::KeepAlive,
+            acked,
+        )))
+    }
+
+    /// What to do with a frame whose header came. An error closes the lane.
+    pub(super) fn incoming(
+        self: &Arc<Self>,
+        key: LaneKey,
+        header: &FrameHeader,
+    ) -> Result<Incoming, String> {
+        let op = header.operation;
+        let operation = {
+            let state = &mut *self.state.lock();
+            let Some(lane) = state.lane(key) else {
+                return Ok(Incoming::Nothing);
+            };
+            lane.heard();
+            lane.acknowledge(header.acked)?;
+            match header.kind {
+                FrameKind::Ack | FrameKind::KeepAlive => return Ok(Incoming::Nothing),
+                FrameKind::Grant => {
+                    lane.took(0);
+                    state.granted(key.peer, op)?;
+                    return Ok(Incoming::Nothing);
+                }
+                FrameKind::Data => {}
+            }
+            match state.operations.get(&op) {
+                Some(operation) => operation.clone(),
+                None if state.is_stale(&op) => return Ok(Incoming::Skip),
+                None => {
+                    return Ok(match state.early.reserve(key.peer, header)? {
+                        true => Incoming::Keep,
+                        false => Incoming::Skip,
+                    });
+                }
+            }
+        };
+        if header.digest != operation.digest {
+            return Ok(Incoming::Skip);
+        }
+        match operation.claim(key.peer, header) {
+            Claim::Take(taken) => Ok(Incoming::Receive(Receiving::new(
+                self.clone(),
+                operation,
+                taken,
+            ))),
+            Claim::Busy => Ok(Incoming::Park(operation)),
+            Claim::Duplicate => Ok(Incoming::Skip),
+            Claim::Reject(reason) => Err(format!("{op}: {reason}")),
+        }
+    }
+
+    /// Notes a data frame as taken, however it was dealt with.
+    pub(super) fn took(&self, key: LaneKey, bytes: u32) {
+        if let Some(lane) = self.state.lock().lane(key) {
+            lane.took(bytes);
+        }
+    }
+
+    /// Keeps a frame for which room was reserved, or deals with it if its operation was begun or
+    /// settled while it was on its way. `None`: it did not arrive, the room is free again.
+    pub(super) fn early(
+        self: &Arc<Self>,
+        peer: PeerId,
+        header: &FrameHeader,
+        payload: Option<Vec<u8>>,
+    ) -> Result<(), String> {
+        let (operation, payload) = {
+            let state = &mut *self.state.lock();
+            let operation = state.operations.get(&header.operation).cloned();
+            match (operation, payload) {
+                (Some(operation), Some(payload)) => (operation, payload),
+                (None, Some(payload)) if !state.is_stale(&header.operation) => {
+                    state.early.keep(
+                        peer,
+                        EarlyFrame {
+                            header: *header,
+                            payload,
+                        },
+                    );
+                    return Ok(());
+                }
+                _ => {
+                    state.early.unreserve(peer, header);
+                    return Ok(());
+                }
+            }
+        };
+        self.deliver(&operation, peer, header, payload)
+    }
+
+    /// Deals with a data frame that was received whole outside the operation's memory.
+    pub(super) fn deliver(
+        self: &Arc<Self>,
+        operation: &Arc<Operation>,
+        peer: PeerId,
+        header: &FrameHeader,
+        payload: Vec<u8>,
+    ) -> Result<(), String> {
+        if header.digest != operation.digest {
+            return Ok(());
+        }
+        let claimed = operation.claim_or_park(peer, header, payload);
+        if let Some((taken, payload)) =
+            claimed.map_err(|reason| format!("{}: {reason}", operation.id))?
+            && operation.apply_bytes(&taken, &payload)
+        {
+            self.arrived(operation, &taken);
+        }
+        Ok(())
+    }
+
+    /// Notes a segment as applied, and passes it on.
+    pub(super) fn arrived(&self, operation: &Operation, taken: &Taken) {
+        let arrival = operation.arrived(taken);
+        if let Some(due) = arrival.due
+            && let Some(peer) = operation.peer(due.to)
+            && let Some(link) = self.state.lock().links.get_mut(&peer)
+        {
+            link.outbox.push(operation.id, due);
+            link.wake(1);
+        }
+        if arrival.is_last {
+            self.tell(PlaneEvent::Finished { op: operation.id });
+        }
+    }
+
+    /// Gives a claim back: the lane broke midway, or the frame was spoiled.
+    pub(super) fn abandoned(&self, operation: &Operation, taken: &Taken) {
+        if let Some(payload) = operation.unclaim(taken)
+            && operation.apply_bytes(taken, &payload)
+        {
+            self.arrived(operation, taken);
+        }
+    }
+
+    pub(super) fn close_lane(&self, key: LaneKey, reason: String) {
+        let state = &mut *self.state.lock();
+        let Some(link) = state.links.get_mut(&key.peer).filter(|link| link.has(key)) else {
+            return;
+        };
+        link.remove_lane(key.index);
+        let LaneKey {
+            peer, index: lane, ..
+        } = key;
+        let lanes_left = link.lanes.len();
+        tracing::debug!(%peer, lane, lanes_left, reason, "lane closed");
+        self.tell(PlaneEvent::LaneClosed {
+            peer,
+            lane,
+            lanes_left,
+            reason,
+        });
+    }
+}

@@ -1,0 +1,620 @@
+//! A master and peers joined by queues that a test empties in the order it likes.
+//!
+//! Data is not moved: an operation finishes at a peer once every member of its ring has begun it,
+//! which is what the real data path comes to. Links come up when both ends want them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::protocol::master::{self, ConnectionId, Master, MasterConfig, Solution};
+use crate::protocol::peer::{self, Command, Membership, Peer, PeerConfig, Reply, RequestId};
+use crate::shared_state::{Entry, Presentation, SyncStrategy, digest};
+use crate::topology;
+use crate::types::{
+    DataType, Descriptor, GroupId, OperationId, PeerId, ReduceOp, Revision, RunId, Tag, Timestamp,
+};
+use crate::wire::control::{Frame, Hello, Join, Message, SyncPlan, ToMaster, ToPeer, Welcome};
+
+pub(super) const GRACE: Duration = Duration::from_secs(30);
+
+/// What travels from a peer to the master.
+enum Up {
+    Hello(Hello),
+    Frame(Frame<ToMaster>),
+    Close,
+}
+
+/// What travels from the master to a peer.
+enum Down {
+    Welcome(Welcome),
+    Refuse(String),
+    Frame(Frame<ToPeer>),
+    Close,
+}
+
+struct Wire {
+    node: usize,
+    up: VecDeque<Up>,
+    down: VecDeque<Down>,
+}
+
+pub(super) struct Node {
+    pub(super) peer: Peer,
+    pub(super) id: Option<PeerId>,
+    pub(super) alive: bool,
+    /// Stopped: takes nothing in, says nothing, but its sockets stay.
+    pub(super) frozen: bool,
+    connection: Option<ConnectionId>,
+    wanted: BTreeSet<PeerId>,
+    up: BTreeSet<PeerId>,
+    running: BTreeMap<OperationId, Running>,
+    pub(super) replies: BTreeMap<RequestId, Reply>,
+    pub(super) commands: BTreeMap<RequestId, Command>,
+    pub(super) membership: Option<Membership>,
+    pub(super) plan: Option<SyncPlan>,
+    /// Operations that ended here, and whether their input was put back.
+    pub(super) ended: Vec<(OperationId, bool)>,
+    next_request: u64,
+}
+
+struct Running {
+    ring: Vec<PeerId>,
+    descriptor: Descriptor,
+    finished: bool,
+}
+
+pub(super) struct Cluster {
+    pub(super) now: Timestamp,
+    pub(super) master: Master,
+    pub(super) nodes: Vec<Node>,
+    wires: BTreeMap<ConnectionId, Wire>,
+    next_connection: u64,
+    /// Pairs that cannot reach each other.
+    pub(super) cut: BTreeSet<(PeerId, PeerId)>,
+    master_is_silent: bool,
+}
+
+/// Something that may happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Move {
+    Up(ConnectionId),
+    Down(ConnectionId),
+    LinkUp(usize, PeerId),
+    LinkDown(usize, PeerId),
+    Finish(usize, OperationId),
+    Receive(usize, u64),
+}
+
+impl Cluster {
+    pub(super) fn new() -> Self {
+        let now = Timestamp::default();
+        let master = Master::new(MasterConfig::default(), RunId(7), 1, [7; 32], now);
+        Self {
+            now,
+            master,
+            nodes: Vec::new(),
+            wires: BTreeMap::new(),
+            next_connection: 1,
+            cut: BTreeSet::new(),
+            master_is_silent: false,
+        }
+    }
+
+    /// Peers that are all accepted into one group.
+    pub(super) fn of(size: usize) -> Self {
+        let mut cluster = Self::new();
+        for node in 0..size {
+            cluster.spawn(GroupId(0));
+            cluster.command(node, Command::Connect);
+            cluster.run();
+            if node > 0 {
+                let calls: Vec<_> = (0..node).map(|n| (n, Command::UpdateTopology)).collect();
+                cluster.all(calls);
+            }
+        }
+        for node in &mut cluster.nodes {
+            assert_eq!(
+                node.membership.as_ref().map(|m| m.sizes.group as usize),
+                Some(size)
+            );
+            node.replies.clear();
+            node.commands.clear();
+        }
+        cluster
+    }
+
+    pub(super) fn spawn(&mut self, group: GroupId) -> usize {
+        let index = self.nodes.len();
+        let join = Join {
+            group,
+            label: format!("node-{index}"),
+            advertised_host: String::new(),
+            port: 1000 + index as u16,
+            lanes: 2,
+        };
+        let config = PeerConfig {
+            master: "master:1".to_owned(),
+            join,
+            connect_timeout: Duration::from_secs(10),
+            master_grace: GRACE,
+        };
+        self.nodes.push(Node {
+            peer: Peer::new(config, self.now),
+            id: None,
+            alive: true,
+            frozen: false,
+            connection: None,
+            wanted: BTreeSet::new(),
+            up: BTreeSet::new(),
+            running: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            membership: None,
+            plan: None,
+            ended: Vec::new(),
+            next_request: 1,
+        });
+        index
+    }
+
+    pub(super) fn command(&mut self, node: usize, command: Command) -> RequestId {
+        let request = RequestId(self.nodes[node].next_request);
+        self.nodes[node].next_request += 1;
+        self.nodes[node].commands.insert(request, command.clone());
+        self.tell_peer(node, peer::Input::Command { request, command });
+        request
+    }
+
+    /// Commands, lets everything happen, and gives the replies.
+    pub(super) fn all(&mut self, calls: Vec<(usize, Command)>) -> Vec<Option<Reply>> {
+        let requests: Vec<_> = calls
+            .into_iter()
+            .map(|(node, call)| (node, self.command(node, call)))
+            .collect();
+        self.run();
+        requests
+            .iter()
+            .map(|(node, r)| self.nodes[*node].replies.get(r).cloned())
+            .collect()
+    }
+
+    pub(super) fn reply(&self, node: usize, request: RequestId) -> Option<&Reply> {
+        self.nodes[node].replies.get(&request)
+    }
+
+    /// Ends a process: its sockets close.
+    pub(super) fn kill(&mut self, node: usize) {
+        self.nodes[node].alive = false;
+        if let Some(connection) = self.nodes[node].connection.take() {
+            self.close_up(connection);
+        }
+    }
+
+    /// The control connection breaks, both ends notice.
+    pub(super) fn break_connection(&mut self, node: usize) {
+        if let Some(connection) = self.nodes[node].connection.take() {
+            self.wires.remove(&connection);
+            let reason = "reset".to_owned();
+            self.tell_master(master::Input::Closed {
+                connection,
+                reason: reason.clone(),
+            });
+            self.tell_peer(node, peer::Input::Disconnected { reason });
+        }
+    }
+
+    fn close_up(&mut self, connection: ConnectionId) {
+        if let Some(wire) = self.wires.get_mut(&connection) {
+            wire.up.push_back(Up::Close);
+            wire.down.clear();
+        }
+    }
+
+    /// Does whatever can be done, in a fixed order, until nothing is left.
+    pub(super) fn run(&mut self) {
+        for _ in 0..100_000 {
+            match self.moves().first().copied() {
+                Some(next) => self.perform(next),
+                None => return,
+            }
+        }
+        panic!("the cluster does not come to rest");
+    }
+
+    /// As `run`, but stops when `done` says so.
+    pub(super) fn run_until(&mut self, done: impl Fn(&Cluster) -> bool) {
+        while !done(self) {
+            let next = self.moves().first().copied().expect("it comes to that");
+            self.perform(next);
+        }
+    }
+
+    /// All data moves, nothing else does.
+    pub(super) fn finish_data(&mut self) {
+        loop {
+            let finish = |m: &Move| matches!(m, Move::Finish(..));
+            let Some(next) = self.moves().into_iter().find(finish) else {
+                return;
+            };
+            self.perform(next);
+        }
+    }
+
+    /// A link is reported as one that cannot be mended.
+    pub(super) fn fail_link(&mut self, node: usize, peer: PeerId) {
+        let reason = "no lane within 5000 ms".to_owned();
+        self.tell_peer(node, peer::Input::LinkFailed { peer, reason });
+    }
+
+    /// The master falls silent for good, as a machine that lost its power.
+    pub(super) fn silence_master(&mut self) {
+        self.master_is_silent = true;
+        for wire in self.wires.values_mut() {
+            wire.up.clear();
+            wire.down.clear();
+        }
+    }
+
+    /// Lets time pass in steps, ticking whoever is due.
+    pub(super) fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now = (self.now + Duration::from_millis(100)).min(end);
+            self.tick();
+            self.run();
+        }
+    }
+
+    pub(super) fn tick(&mut self) {
+        if self.master.next_timeout() <= self.now {
+            self.tell_master(master::Input::Tick);
+        }
+        for node in 0..self.nodes.len() {
+            let due = self.nodes[node]
+                .peer
+                .next_timeout()
+                .is_some_and(|due| due <= self.now);
+            if due && self.is_running(node) {
+                self.tell_peer(node, peer::Input::Tick);
+            }
+        }
+    }
+
+    fn is_running(&self, node: usize) -> bool {
+        self.nodes[node].alive && !self.nodes[node].frozen
+    }
+
+    fn node_of(&self, peer: PeerId) -> Option<usize> {
+        self.nodes.iter().position(|node| node.id == Some(peer))
+    }
+
+    /// All that may happen next.
+    pub(super) fn moves(&self) -> Vec<Move> {
+        let mut moves = Vec::new();
+        for (connection, wire) in &self.wires {
+            if !wire.up.is_empty() {
+                moves.push(Move::Up(*connection));
+            }
+            if !wire.down.is_empty() && self.is_running(wire.node) {
+                moves.push(Move::Down(*connection));
+            }
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            if !self.is_running(index) {
+                continue;
+            }
+            let Some(id) = node.id else { continue };
+            for other in &node.wanted {
+                let pair = (id.min(*other), id.max(*other));
+                let reachable = !self.cut.contains(&pair)
+                    && self
+                        .node_of(*other)
+                        .is_some_and(|o| self.nodes[o].alive && self.nodes[o].wanted.contains(&id));
+                match (reachable, node.up.contains(other)) {
+                    (true, false) => moves.push(Move::LinkUp(index, *other)),
+                    (false, true) => moves.push(Move::LinkDown(index, *other)),
+                    _ => {}
+                }
+            }
+            for (op, running) in &node.running {
+                if !running.finished && self.has_all_begun(*op, running) {
+                    moves.push(Move::Finish(index, *op));
+                }
+            }
+            if let Some(plan) = &node.plan {
+                moves.push(Move::Receive(index, plan.round));
+            }
+        }
+        moves
+    }
+
+    fn has_all_begun(&self, op: OperationId, running: &Running) -> bool {
+        running.ring.iter().all(|peer| {
+            let node = self.node_of(*peer).map(|node| &self.nodes[node]);
+            node.is_some_and(|node| {
+                let begun = node.running.get(&op);
+                let same = begun.is_some_and(|other| other.descriptor == running.descriptor);
+                // What was done here before it died has arrived.
+                (node.alive || begun.is_some_and(|o| o.finished)) && same
+            })
+        })
+    }
+
+    pub(super) fn perform(&mut self, next: Move) {
+        match next {
+            Move::Up(connection) => self.carry_up(connection),
+            Move::Down(connection) => self.carry_down(connection),
+            Move::LinkUp(node, peer) => {
+                self.nodes[node].up.insert(peer);
+                self.tell_peer(node, peer::Input::LinkUp { peer });
+            }
+            Move::LinkDown(node, peer) => {
+                self.nodes[node].up.remove(&peer);
+                self.tell_peer(node, peer::Input::LinkDown { peer });
+            }
+            Move::Finish(node, op) => {
+                if let Some(running) = self.nodes[node].running.get_mut(&op) {
+                    running.finished = true;
+                }
+                self.tell_peer(node, peer::Input::OperationFinished { op });
+            }
+            Move::Receive(node, round) => {
+                let plan = self.nodes[node].plan.take();
+                let Some(holder) = plan.and_then(|plan| plan.holder) else {
+                    return;
+                };
+                let serves = self.node_of(holder.id).is_some_and(|h| self.nodes[h].alive);
+                let input = if serves {
+                    peer::Input::SyncReceived { round }
+                } else {
+                    let reason = "connection refused".to_owned();
+                    peer::Input::SyncFailed {
+                        round,
+                        holder: holder.id,
+                        reason,
+                    }
+                };
+                self.tell_peer(node, input);
+            }
+        }
+    }
+
+    fn carry_up(&mut self, connection: ConnectionId) {
+        let Some(wire) = self.wires.get_mut(&connection) else {
+            return;
+        };
+        let from = ([127, 0, 0, 1], 5000 + wire.node as u16).into();
+        let input = match wire.up.pop_front() {
+            Some(Up::Hello(hello)) => {
+                let hello = Hello::decode(&hello.encode()).unwrap();
+                master::Input::Greeted {
+                    connection,
+                    hello,
+                    from,
+                }
+            }
+            Some(Up::Frame(frame)) => {
+                let frame = Frame::<ToMaster>::decode(&frame.encode()).unwrap();
+                master::Input::Message { connection, frame }
+            }
+            Some(Up::Close) => {
+                self.wires.remove(&connection);
+                let reason = "closed by the other side".to_owned();
+                master::Input::Closed { connection, reason }
+            }
+            None => return,
+        };
+        self.tell_master(input);
+    }
+
+    fn carry_down(&mut self, connection: ConnectionId) {
+        let Some(wire) = self.wires.get_mut(&connection) else {
+            return;
+        };
+        let node = wire.node;
+        let Some(message) = wire.down.pop_front() else {
+            return;
+        };
+        let is_current = self.nodes[node].connection == Some(connection);
+        if !is_current {
+            return;
+        }
+        let input = match message {
+            Down::Welcome(welcome) => {
+                if let Welcome::Registered { peer, .. } = &welcome {
+                    self.nodes[node].id = Some(*peer);
+                }
+                peer::Input::Welcomed(Welcome::decode(&welcome.encode()).unwrap())
+            }
+            Down::Refuse(reason) => {
+                self.wires.remove(&connection);
+                self.nodes[node].connection = None;
+                peer::Input::Refused { reason }
+            }
+            Down::Frame(frame) => {
+                peer::Input::Message(Frame::<ToPeer>::decode(&frame.encode()).unwrap())
+            }
+            Down::Close => {
+                self.wires.remove(&connection);
+                self.nodes[node].connection = None;
+                peer::Input::Disconnected {
+                    reason: "closed by the master".to_owned(),
+                }
+            }
+        };
+        self.tell_peer(node, input);
+    }
+
+    fn tell_master(&mut self, input: master::Input) {
+        if self.master_is_silent {
+            return;
+        }
+        self.master.handle(self.now, input);
+        while let Some(output) = self.master.poll_output() {
+            self.obey_master(output);
+        }
+    }
+
+    fn obey_master(&mut self, output: master::Output) {
+        let (connection, message) = match output {
+            master::Output::Welcome {
+                connection,
+                welcome,
+            } => (connection, Down::Welcome(welcome)),
+            master::Output::Refuse { connection, reason } => (connection, Down::Refuse(reason)),
+            master::Output::Send { connection, frame } => (connection, Down::Frame(frame)),
+            master::Output::Close { connection } => (connection, Down::Close),
+            master::Output::Probe { peer, .. } => {
+                if self
+                    .node_of(peer)
+                    .is_some_and(|node| !self.nodes[node].alive)
+                {
+                    self.tell_master(master::Input::PortRefused { peer });
+                }
+                return;
+            }
+            master::Output::Solve(request) => {
+                let solutions = request.groups.iter().map(|(group, members)| {
+                    let solution = match topology::ring(members, &request.broken, 10_000) {
+                        topology::Solution::Ring(ring) => Solution::Ring(ring),
+                        _ => {
+                            let mut joined = members.clone();
+                            joined.sort();
+                            let dropped = topology::whom_to_drop(
+                                members,
+                                &request.newcomers,
+                                &request.broken,
+                                &request.complaints,
+                                &joined,
+                            );
+                            Solution::Drop(dropped.unwrap())
+                        }
+                    };
+                    (*group, solution)
+                });
+                let solutions = solutions.collect();
+                self.tell_master(master::Input::Solved {
+                    request: request.request,
+                    solutions,
+                });
+                return;
+            }
+        };
+        if let Some(wire) = self.wires.get_mut(&connection) {
+            wire.down.push_back(message);
+        }
+    }
+
+    fn tell_peer(&mut self, node: usize, input: peer::Input) {
+        self.nodes[node].peer.handle(self.now, input);
+        while let Some(output) = self.nodes[node].peer.poll_output() {
+            self.obey_peer(node, output);
+        }
+    }
+
+    fn obey_peer(&mut self, index: usize, output: peer::Output) {
+        let node = &mut self.nodes[index];
+        match output {
+            peer::Output::ReachMaster { hello, .. } => {
+                let connection = ConnectionId(self.next_connection);
+                self.next_connection += 1;
+                if let Some(older) = node.connection.replace(connection) {
+                    self.close_up(older);
+                }
+                let up = VecDeque::from([Up::Hello(hello)]);
+                self.wires.insert(
+                    connection,
+                    Wire {
+                        node: index,
+                        up,
+                        down: VecDeque::new(),
+                    },
+                );
+            }
+            peer::Output::LeaveMaster => {
+                if let Some(connection) = node.connection.take() {
+                    self.close_up(connection);
+                }
+            }
+            peer::Output::Send(frame) => {
+                if let Some(wire) = node.connection.and_then(|c| self.wires.get_mut(&c)) {
+                    wire.up.push_back(Up::Frame(frame));
+                }
+            }
+            peer::Output::Wire { links, .. } => {
+                node.wanted = links.iter().map(|link| link.peer.id).collect();
+                let wanted = node.wanted.clone();
+                node.up.retain(|peer| wanted.contains(peer));
+            }
+            peer::Output::OpenEpoch { membership, .. } => node.membership = Some(membership),
+            peer::Output::BeginOperation {
+                op,
+                descriptor,
+                ring,
+                ..
+            } => {
+                let running = Running {
+                    ring,
+                    descriptor,
+                    finished: false,
+                };
+                let before = node.running.insert(op, running);
+                assert!(before.is_none(), "operation {op} began twice");
+            }
+            peer::Output::EndOperation { op, roll_back } => {
+                let running = node.running.remove(&op).expect("what ends has begun");
+                if !roll_back {
+                    assert!(
+                        running.finished,
+                        "committed {op} before it was finished here"
+                    );
+                }
+                node.ended.push((op, roll_back));
+                self.tell_peer(index, peer::Input::OperationEnded { op });
+            }
+            peer::Output::NoteSettled { .. } => {}
+            peer::Output::BeginSync { plan, .. } => {
+                node.plan = Some(plan).filter(|plan| plan.holder.is_some());
+            }
+            peer::Output::Reply { request, reply } => {
+                let before = node.replies.insert(request, reply);
+                assert!(before.is_none(), "a command is answered once");
+            }
+            peer::Output::Gone(_) => {
+                node.wanted.clear();
+                node.up.clear();
+            }
+        }
+    }
+}
+
+pub(super) fn reduce(tag: u64) -> Command {
+    reduce_of(tag, 100)
+}
+
+pub(super) fn reduce_of(tag: u64, count: u64) -> Command {
+    let descriptor = Descriptor {
+        count,
+        data_type: DataType::F32,
+        op: ReduceOp::Sum,
+    };
+    Command::AllReduce {
+        tag: Tag(tag),
+        descriptor,
+        deadline: None,
+    }
+}
+
+pub(super) fn present(revision: u64, content: &str) -> Command {
+    Command::SyncSharedState(Presentation {
+        revision: Revision(revision),
+        strategy: SyncStrategy::EnforcePopular,
+        entries: vec![Entry {
+            name: "weights".to_owned(),
+            data_type: DataType::U8,
+            count: 4,
+            digest: Some(digest(content.as_bytes())),
+            tainted: false,
+        }],
+    })
+}

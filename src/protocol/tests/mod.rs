@@ -1,0 +1,7 @@
+//! The two machines against each other, in memory: scenarios by hand, and random ones from seeds.
+
+mod cluster;
+mod membership;
+mod operations;
+mod random;
+mod syncs;
