@@ -282,7 +282,11 @@ fn a_master_that_stays_away_ends_every_call_within_the_grace() {
     let Some(Reply::AllReduce(Err(error))) = reply else {
         panic!("{reply:?}")
     };
-    assert!(error.to_string().contains("master"), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("master") && text.contains("silent for 3000 ms"),
+        "{text}"
+    );
     assert_eq!(
         cluster.nodes[0]
             .ended
