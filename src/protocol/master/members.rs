@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
@@ -13,6 +14,11 @@ use crate::wire::control::{Hello, Join, ToPeer, Welcome};
 
 /// How many peers that are gone are remembered with their reason.
 const GONE_MAX: usize = 1000;
+
+/// The first pause between two looks at the port of a peer whose control connection broke; each
+/// is as long as all before it together. Once is not enough: a process that dies closes its
+/// sockets one after the other, and the listener may be the last.
+const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A registered or accepted peer.
 #[derive(Debug)]
@@ -31,15 +37,31 @@ pub(super) struct Member {
     pub(super) unreachable_from: BTreeSet<PeerId>,
     pub(super) call: Option<Call>,
     token: u64,
-    closed: Option<(Timestamp, String)>,
+    closed: Option<Closed>,
+}
+
+/// A control connection that broke and is not resumed.
+#[derive(Debug)]
+struct Closed {
+    since: Timestamp,
+    reason: String,
+    next_probe: Timestamp,
 }
 
 impl Member {
     /// When the master must look at this member again.
-    pub(super) fn deadline(&self, config: &MasterConfig) -> Timestamp {
+    pub(super) fn next_timeout(&self, config: &MasterConfig) -> Timestamp {
         match &self.closed {
-            Some((since, _)) => *since + config.resume_grace,
+            Some(closed) => (closed.since + config.resume_grace).min(closed.next_probe),
             None => self.last_heard + config.heartbeat_timeout,
+        }
+    }
+
+    /// Away, or silent, for too long at `now`.
+    fn is_overdue(&self, config: &MasterConfig, now: Timestamp) -> bool {
+        match &self.closed {
+            Some(closed) => closed.since + config.resume_grace <= now,
+            None => self.last_heard + config.heartbeat_timeout <= now,
         }
     }
 }
@@ -188,7 +210,11 @@ impl Master {
         }
         debug!(name = %member.name, %reason, "control connection closed");
         member.connection = None;
-        member.closed = Some((now, reason));
+        member.closed = Some(Closed {
+            since: now,
+            reason,
+            next_probe: now + PROBE_PAUSE,
+        });
         let address = member.name.address.clone();
         if member.unreachable_from.is_empty() {
             self.outputs.push_back(Output::Probe { peer, address });
@@ -218,7 +244,7 @@ impl Master {
     /// One broken connection is a symptom; two witnesses are death at once.
     fn on_second_witness(&mut self, peer: PeerId, second: &str) {
         let Some(Member {
-            closed: Some((_, first)),
+            closed: Some(Closed { reason: first, .. }),
             ..
         }) = self.members.get(&peer)
         else {
@@ -287,8 +313,8 @@ impl Master {
             warn!("the master's own clock tick was late; all watches start anew");
             for member in self.members.values_mut() {
                 member.last_heard = now;
-                if let Some((since, _)) = &mut member.closed {
-                    *since = now;
+                if let Some(closed) = &mut member.closed {
+                    closed.since = now;
                 }
             }
         }
@@ -296,12 +322,12 @@ impl Master {
         let overdue: Vec<PeerId> = self
             .members
             .iter()
-            .filter(|(_, member)| member.deadline(&self.config) <= self.now)
+            .filter(|(_, member)| member.is_overdue(&self.config, self.now))
             .map(|(peer, _)| *peer)
             .collect();
         for peer in overdue {
             let reason = match self.members.get(&peer).map(|member| &member.closed) {
-                Some(Some((_, reason))) => format!(
+                Some(Some(Closed { reason, .. })) => format!(
                     "its control connection closed ({reason}) and it did not resume within {} ms",
                     self.config.resume_grace.as_millis()
                 ),
@@ -312,6 +338,7 @@ impl Master {
             };
             self.evict(peer, reason);
         }
+        self.probe_again();
         if self.next_heartbeat <= self.now {
             self.next_heartbeat = self.now + self.config.heartbeat_interval;
             for member in self.members.values() {
@@ -319,6 +346,19 @@ impl Master {
                     let frame = member.session.whisper(ToPeer::Heartbeat);
                     self.outputs.push_back(Output::Send { connection, frame });
                 }
+            }
+        }
+    }
+
+    /// Looks again at the ports of those whose control connection is still broken.
+    fn probe_again(&mut self) {
+        for (peer, member) in &mut self.members {
+            if let Some(closed) = &mut member.closed
+                && closed.next_probe <= self.now
+            {
+                closed.next_probe = self.now + self.now.since(closed.since).max(PROBE_PAUSE);
+                let (peer, address) = (*peer, member.name.address.clone());
+                self.outputs.push_back(Output::Probe { peer, address });
             }
         }
     }

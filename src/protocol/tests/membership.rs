@@ -121,6 +121,22 @@ fn a_killed_peer_is_removed_at_once_and_its_place_in_joint_calls_with_it() {
 }
 
 #[test]
+fn a_port_that_closes_after_the_control_connection_still_tells_of_a_death() {
+    let mut cluster = Cluster::of(2);
+    // Nobody has a link to it, so nobody else sees it die.
+    cluster.spawn(GroupId(0));
+    cluster.command(2, Command::Connect);
+    cluster.run();
+    cluster.nodes[2].port_lingers = true;
+    cluster.kill(2);
+    cluster.run();
+    assert_eq!(cluster.master.peers().count(), 3);
+    cluster.nodes[2].port_lingers = false;
+    cluster.pass(Duration::from_millis(100));
+    assert_eq!(cluster.master.peers().count(), 2);
+}
+
+#[test]
 fn a_silent_peer_is_evicted_and_told_so_when_it_wakes() {
     let mut cluster = Cluster::of(3);
     cluster.nodes[2].frozen = true;
