@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use super::absence::Closed;
 use super::calls::Call;
 use super::{ConnectionId, Master, MasterConfig, Output};
 use crate::protocol::session::Session;
@@ -14,11 +14,6 @@ use crate::wire::control::{Hello, Join, ToPeer, Welcome};
 
 /// How many peers that are gone are remembered with their reason.
 const GONE_MAX: usize = 1000;
-
-/// The first pause between two looks at the port of a peer whose control connection broke; each
-/// is as long as all before it together. Once is not enough: a process that dies closes its
-/// sockets one after the other, and the listener may be the last.
-const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A registered or accepted peer.
 #[derive(Debug)]
@@ -37,15 +32,7 @@ pub(super) struct Member {
     pub(super) unreachable_from: BTreeSet<PeerId>,
     pub(super) call: Option<Call>,
     token: u64,
-    closed: Option<Closed>,
-}
-
-/// A control connection that broke and is not resumed.
-#[derive(Debug)]
-struct Closed {
-    since: Timestamp,
-    reason: String,
-    next_probe: Timestamp,
+    pub(super) closed: Option<Closed>,
 }
 
 impl Member {
@@ -197,63 +184,6 @@ impl Master {
             .push_back(Output::Refuse { connection, reason });
     }
 
-    pub(super) fn on_closed(&mut self, connection: ConnectionId, reason: String) {
-        let Some(peer) = self.connections.remove(&connection) else {
-            return;
-        };
-        let now = self.now;
-        let Some(member) = self.members.get_mut(&peer) else {
-            return;
-        };
-        if member.connection != Some(connection) {
-            return;
-        }
-        debug!(name = %member.name, %reason, "control connection closed");
-        member.connection = None;
-        member.closed = Some(Closed {
-            since: now,
-            reason,
-            next_probe: now + PROBE_PAUSE,
-        });
-        let address = member.name.address.clone();
-        if member.unreachable_from.is_empty() {
-            self.outputs.push_back(Output::Probe { peer, address });
-        } else {
-            self.on_second_witness(peer, "and its lanes too");
-        }
-    }
-
-    pub(super) fn on_link_state(&mut self, reporter: PeerId, other: PeerId, up: bool) {
-        let Some(member) = self.members.get_mut(&other) else {
-            return;
-        };
-        if up {
-            member.unreachable_from.remove(&reporter);
-            return;
-        }
-        member.unreachable_from.insert(reporter);
-        if member.connection.is_none() {
-            self.on_second_witness(other, "and its lanes too");
-        }
-    }
-
-    pub(super) fn on_port_refused(&mut self, peer: PeerId) {
-        self.on_second_witness(peer, "and its port refuses connections");
-    }
-
-    /// One broken connection is a symptom; two witnesses are death at once.
-    fn on_second_witness(&mut self, peer: PeerId, second: &str) {
-        let Some(Member {
-            closed: Some(Closed { reason: first, .. }),
-            ..
-        }) = self.members.get(&peer)
-        else {
-            return;
-        };
-        let reason = format!("its control connection closed ({first}), {second}");
-        self.remove(peer, Departure::KnownDead, reason);
-    }
-
     pub(super) fn on_leave(&mut self, peer: PeerId) {
         self.say(peer, ToPeer::LeaveAcknowledged);
         self.remove(peer, Departure::Left, "it left".to_owned());
@@ -264,7 +194,7 @@ impl Master {
         self.remove(peer, Departure::Evicted, reason);
     }
 
-    fn remove(&mut self, peer: PeerId, departure: Departure, reason: String) {
+    pub(super) fn remove(&mut self, peer: PeerId, departure: Departure, reason: String) {
         if departure == Departure::Evicted {
             self.say(
                 peer,
@@ -346,19 +276,6 @@ impl Master {
                     let frame = member.session.whisper(ToPeer::Heartbeat);
                     self.outputs.push_back(Output::Send { connection, frame });
                 }
-            }
-        }
-    }
-
-    /// Looks again at the ports of those whose control connection is still broken.
-    fn probe_again(&mut self) {
-        for (peer, member) in &mut self.members {
-            if let Some(closed) = &mut member.closed
-                && closed.next_probe <= self.now
-            {
-                closed.next_probe = self.now + self.now.since(closed.since).max(PROBE_PAUSE);
-                let (peer, address) = (*peer, member.name.address.clone());
-                self.outputs.push_back(Output::Probe { peer, address });
             }
         }
     }

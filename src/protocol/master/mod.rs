@@ -20,6 +20,7 @@
 //!                '<----------- majority of voters acknowledged (and newcomers wired) ---'
 //! ```
 
+mod absence;
 mod calls;
 mod epochs;
 mod members;
