@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use super::absence::Closed;
 use super::calls::Call;
 use super::{ConnectionId, Master, MasterConfig, Output};
 use crate::protocol::session::Session;
@@ -31,15 +32,23 @@ pub(super) struct Member {
     pub(super) unreachable_from: BTreeSet<PeerId>,
     pub(super) call: Option<Call>,
     token: u64,
-    closed: Option<(Timestamp, String)>,
+    pub(super) closed: Option<Closed>,
 }
 
 impl Member {
     /// When the master must look at this member again.
-    pub(super) fn deadline(&self, config: &MasterConfig) -> Timestamp {
+    pub(super) fn next_timeout(&self, config: &MasterConfig) -> Timestamp {
         match &self.closed {
-            Some((since, _)) => *since + config.resume_grace,
+            Some(closed) => (closed.since + config.resume_grace).min(closed.next_probe),
             None => self.last_heard + config.heartbeat_timeout,
+        }
+    }
+
+    /// Away, or silent, for too long at `now`.
+    fn is_overdue(&self, config: &MasterConfig, now: Timestamp) -> bool {
+        match &self.closed {
+            Some(closed) => closed.since + config.resume_grace <= now,
+            None => self.last_heard + config.heartbeat_timeout <= now,
         }
     }
 }
@@ -175,59 +184,6 @@ impl Master {
             .push_back(Output::Refuse { connection, reason });
     }
 
-    pub(super) fn on_closed(&mut self, connection: ConnectionId, reason: String) {
-        let Some(peer) = self.connections.remove(&connection) else {
-            return;
-        };
-        let now = self.now;
-        let Some(member) = self.members.get_mut(&peer) else {
-            return;
-        };
-        if member.connection != Some(connection) {
-            return;
-        }
-        debug!(name = %member.name, %reason, "control connection closed");
-        member.connection = None;
-        member.closed = Some((now, reason));
-        let address = member.name.address.clone();
-        if member.unreachable_from.is_empty() {
-            self.outputs.push_back(Output::Probe { peer, address });
-        } else {
-            self.on_second_witness(peer, "and its lanes too");
-        }
-    }
-
-    pub(super) fn on_link_state(&mut self, reporter: PeerId, other: PeerId, up: bool) {
-        let Some(member) = self.members.get_mut(&other) else {
-            return;
-        };
-        if up {
-            member.unreachable_from.remove(&reporter);
-            return;
-        }
-        member.unreachable_from.insert(reporter);
-        if member.connection.is_none() {
-            self.on_second_witness(other, "and its lanes too");
-        }
-    }
-
-    pub(super) fn on_port_refused(&mut self, peer: PeerId) {
-        self.on_second_witness(peer, "and its port refuses connections");
-    }
-
-    /// One broken connection is a symptom; two witnesses are death at once.
-    fn on_second_witness(&mut self, peer: PeerId, second: &str) {
-        let Some(Member {
-            closed: Some((_, first)),
-            ..
-        }) = self.members.get(&peer)
-        else {
-            return;
-        };
-        let reason = format!("its control connection closed ({first}), {second}");
-        self.remove(peer, Departure::KnownDead, reason);
-    }
-
     pub(super) fn on_leave(&mut self, peer: PeerId) {
         self.say(peer, ToPeer::LeaveAcknowledged);
         self.remove(peer, Departure::Left, "it left".to_owned());
@@ -238,7 +194,7 @@ impl Master {
         self.remove(peer, Departure::Evicted, reason);
     }
 
-    fn remove(&mut self, peer: PeerId, departure: Departure, reason: String) {
+    pub(super) fn remove(&mut self, peer: PeerId, departure: Departure, reason: String) {
         if departure == Departure::Evicted {
             self.say(
                 peer,
@@ -287,8 +243,8 @@ impl Master {
             warn!("the master's own clock tick was late; all watches start anew");
             for member in self.members.values_mut() {
                 member.last_heard = now;
-                if let Some((since, _)) = &mut member.closed {
-                    *since = now;
+                if let Some(closed) = &mut member.closed {
+                    closed.since = now;
                 }
             }
         }
@@ -296,12 +252,12 @@ impl Master {
         let overdue: Vec<PeerId> = self
             .members
             .iter()
-            .filter(|(_, member)| member.deadline(&self.config) <= self.now)
+            .filter(|(_, member)| member.is_overdue(&self.config, self.now))
             .map(|(peer, _)| *peer)
             .collect();
         for peer in overdue {
             let reason = match self.members.get(&peer).map(|member| &member.closed) {
-                Some(Some((_, reason))) => format!(
+                Some(Some(Closed { reason, .. })) => format!(
                     "its control connection closed ({reason}) and it did not resume within {} ms",
                     self.config.resume_grace.as_millis()
                 ),
@@ -312,6 +268,7 @@ impl Master {
             };
             self.evict(peer, reason);
         }
+        self.probe_again();
         if self.next_heartbeat <= self.now {
             self.next_heartbeat = self.now + self.config.heartbeat_interval;
             for member in self.members.values() {

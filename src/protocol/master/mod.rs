@@ -20,6 +20,7 @@
 //!                '<----------- majority of voters acknowledged (and newcomers wired) ---'
 //! ```
 
+mod absence;
 mod calls;
 mod epochs;
 mod members;
@@ -101,7 +102,7 @@ pub enum Input {
         /// What was seen of its end.
         reason: String,
     },
-    /// The answer to [`Output::Probe`]: nobody listens on the peer's port any more.
+    /// An answer to [`Output::Probe`]: nobody listens on the peer's port any more.
     PortRefused {
         /// The peer.
         peer: PeerId,
@@ -253,7 +254,7 @@ impl Master {
     pub fn next_timeout(&self) -> Timestamp {
         let mut earliest = self.next_heartbeat;
         for member in self.members.values() {
-            earliest = earliest.min(member.deadline(&self.config));
+            earliest = earliest.min(member.next_timeout(&self.config));
         }
         if let Some(deadline) = self.change.as_ref().and_then(Change::deadline) {
             earliest = earliest.min(deadline);

@@ -87,9 +87,16 @@ impl Master {
                     Failure::StaleRevision {
                         presented,
                         expected,
-                    } => CallResult::StaleRevision {
+                    } if self.has_holder(group) => CallResult::StaleRevision {
                         presented,
                         expected,
+                    },
+                    // Raising the revision would pass what a newcomer happens to hold for it.
+                    Failure::StaleRevision { expected, .. } => CallResult::NoCleanState {
+                        reason: format!(
+                            "all peers that held revision {} are gone",
+                            expected.0.saturating_sub(1)
+                        ),
                     },
                     Failure::NoCleanState { reason } => CallResult::NoCleanState { reason },
                     Failure::InvalidState { reason } => CallResult::InvalidState { reason },
@@ -102,6 +109,11 @@ impl Master {
                 true
             }
         }
+    }
+
+    /// Whether any member was there when the last revision was committed.
+    fn has_holder(&self, group: GroupId) -> bool {
+        self.accepted(Some(group)).any(|(_, member)| member.synced)
     }
 
     fn start_round(&mut self, group: GroupId, plan: Plan, members: Vec<PeerId>) {

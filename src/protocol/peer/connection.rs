@@ -18,12 +18,17 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
 /// The control connection as this peer sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Connection {
     /// None is wanted.
     None,
     /// Being made; `since` the last one broke.
-    Dialling { since: Timestamp, attempts: u32 },
+    Dialling {
+        since: Timestamp,
+        attempts: u32,
+        /// What the last attempt, or the connection before it, ended with.
+        last_error: String,
+    },
     /// Up.
     Up {
         last_heard: Timestamp,
@@ -47,15 +52,20 @@ impl Peer {
             deadline: self.now + self.config.connect_timeout,
             last_error: "no answer".to_owned(),
         };
-        self.dial(Hello::Join(self.config.join.clone()), 0);
+        let hello = Hello::Join(self.config.join.clone());
+        self.dial(hello, 0, "no answer".to_owned());
     }
 
-    fn dial(&mut self, hello: Hello, attempts: u32) {
+    fn dial(&mut self, hello: Hello, attempts: u32, last_error: String) {
         let since = match self.connection {
             Connection::Dialling { since, .. } => since,
             Connection::None | Connection::Up { .. } => self.now,
         };
-        self.connection = Connection::Dialling { since, attempts };
+        self.connection = Connection::Dialling {
+            since,
+            attempts,
+            last_error,
+        };
         let after = match attempts {
             0 => Duration::ZERO,
             n => RETRY_FIRST
@@ -146,10 +156,10 @@ impl Peer {
         debug!(%reason, attempts, "no connection to the master");
         match &mut self.phase {
             Phase::Joining { last_error, .. } => {
-                *last_error = reason;
+                last_error.clone_from(&reason);
                 let hello = Hello::Join(self.config.join.clone());
                 // A port that refuses now may listen in a moment: a run is often started at once.
-                self.dial(hello, attempts.max(1));
+                self.dial(hello, attempts.max(1), reason);
             }
             Phase::Registered { .. } | Phase::Member { .. } => self.resume(attempts, reason),
             Phase::Leaving { .. } => self.go(Gone::Closed),
@@ -178,7 +188,7 @@ impl Peer {
             token: identity.token,
             last_seen: self.session.last_seen(),
         };
-        self.dial(hello, attempts);
+        self.dial(hello, attempts, reason);
     }
 
     fn lose_master(&mut self, cause: String) {
@@ -267,18 +277,18 @@ impl Peer {
 
     /// When the connection needs a look.
     pub(super) fn connection_deadline(&self) -> Option<Timestamp> {
-        match (&self.phase, self.connection) {
+        match (&self.phase, &self.connection) {
             (
                 Phase::Registered { identity, .. } | Phase::Member { identity },
                 Connection::Up {
                     last_heard,
                     next_heartbeat,
                 },
-            ) => Some(next_heartbeat.min(last_heard + identity.heartbeat_timeout)),
+            ) => Some((*next_heartbeat).min(*last_heard + identity.heartbeat_timeout)),
             (
                 Phase::Registered { .. } | Phase::Member { .. },
                 Connection::Dialling { since, .. },
-            ) => Some(since + self.config.master_grace),
+            ) => Some(*since + self.config.master_grace),
             _ => None,
         }
     }
@@ -329,9 +339,12 @@ impl Peer {
                     self.outputs.push_back(Output::Send(frame));
                 }
             }
-            Connection::Dialling { since, .. } => {
+            Connection::Dialling {
+                since, last_error, ..
+            } => {
                 if self.now.since(*since) >= self.config.master_grace {
-                    self.lose_master("it did not answer".to_owned());
+                    let cause = last_error.clone();
+                    self.lose_master(cause);
                 }
             }
             Connection::None => {}

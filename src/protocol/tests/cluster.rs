@@ -44,6 +44,8 @@ pub(super) struct Node {
     pub(super) alive: bool,
     /// Stopped: takes nothing in, says nothing, but its sockets stay.
     pub(super) frozen: bool,
+    /// Dead, but the system has not closed its listener yet.
+    pub(super) port_lingers: bool,
     connection: Option<ConnectionId>,
     wanted: BTreeSet<PeerId>,
     up: BTreeSet<PeerId>,
@@ -143,6 +145,7 @@ impl Cluster {
             id: None,
             alive: true,
             frozen: false,
+            port_lingers: false,
             connection: None,
             wanted: BTreeSet::new(),
             up: BTreeSet::new(),
@@ -467,7 +470,7 @@ impl Cluster {
             master::Output::Probe { peer, .. } => {
                 if self
                     .node_of(peer)
-                    .is_some_and(|node| !self.nodes[node].alive)
+                    .is_some_and(|node| !self.nodes[node].alive && !self.nodes[node].port_lingers)
                 {
                     self.tell_master(master::Input::PortRefused { peer });
                 }

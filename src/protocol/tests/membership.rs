@@ -121,6 +121,22 @@ fn a_killed_peer_is_removed_at_once_and_its_place_in_joint_calls_with_it() {
 }
 
 #[test]
+fn a_port_that_closes_after_the_control_connection_still_tells_of_a_death() {
+    let mut cluster = Cluster::of(2);
+    // Nobody has a link to it, so nobody else sees it die.
+    cluster.spawn(GroupId(0));
+    cluster.command(2, Command::Connect);
+    cluster.run();
+    cluster.nodes[2].port_lingers = true;
+    cluster.kill(2);
+    cluster.run();
+    assert_eq!(cluster.master.peers().count(), 3);
+    cluster.nodes[2].port_lingers = false;
+    cluster.pass(Duration::from_millis(100));
+    assert_eq!(cluster.master.peers().count(), 2);
+}
+
+#[test]
 fn a_silent_peer_is_evicted_and_told_so_when_it_wakes() {
     let mut cluster = Cluster::of(3);
     cluster.nodes[2].frozen = true;
@@ -282,7 +298,11 @@ fn a_master_that_stays_away_ends_every_call_within_the_grace() {
     let Some(Reply::AllReduce(Err(error))) = reply else {
         panic!("{reply:?}")
     };
-    assert!(error.to_string().contains("master"), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("master") && text.contains("silent for 3000 ms"),
+        "{text}"
+    );
     assert_eq!(
         cluster.nodes[0]
             .ended

@@ -128,3 +128,20 @@ fn when_everybody_has_left_a_group_its_revision_is_free_again() {
     cluster.run();
     assert_eq!(cluster.all(vec![(node, present(0, "fresh"))]), [synced(0)]);
 }
+
+#[test]
+fn who_was_let_in_but_never_synced_is_told_that_the_state_went_with_its_last_holder() {
+    let mut cluster = Cluster::of(1);
+    cluster.all(vec![(0, present(8, "eight"))]);
+    let newcomer = cluster.spawn(GroupId(0));
+    cluster.command(newcomer, Command::Connect);
+    cluster.run();
+    cluster.all(vec![(0, Command::UpdateTopology)]);
+    cluster.kill(0);
+    cluster.run();
+    let replies = cluster.all(vec![(newcomer, present(0, "blank"))]);
+    let Some(Reply::Sync(Err(SyncError::NoCleanState { reason }))) = &replies[0] else {
+        panic!("{replies:?}");
+    };
+    assert!(reason.contains("revision 8"), "{reason}");
+}

@@ -1,0 +1,94 @@
+//! A peer whose control connection broke: whether anything else says that it is dead.
+
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::members::{Departure, Member};
+use super::{ConnectionId, Master, Output};
+use crate::types::{PeerId, Timestamp};
+
+/// The first pause between two looks at the port of a peer whose control connection broke; each
+/// is as long as all before it together. Once is not enough: a process that dies closes its
+/// sockets one after the other, and the listener may be the last.
+const PROBE_PAUSE: Duration = Duration::from_millis(20);
+
+/// A control connection that broke and is not resumed.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub(super) since: Timestamp,
+    pub(super) reason: String,
+    pub(super) next_probe: Timestamp,
+}
+
+impl Master {
+    pub(super) fn on_closed(&mut self, connection: ConnectionId, reason: String) {
+        let Some(peer) = self.connections.remove(&connection) else {
+            return;
+        };
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        if member.connection != Some(connection) {
+            return;
+        }
+        debug!(name = %member.name, %reason, "control connection closed");
+        member.connection = None;
+        member.closed = Some(Closed {
+            since: now,
+            reason,
+            next_probe: now + PROBE_PAUSE,
+        });
+        let address = member.name.address.clone();
+        if member.unreachable_from.is_empty() {
+            self.outputs.push_back(Output::Probe { peer, address });
+        } else {
+            self.on_second_witness(peer, "and its lanes too");
+        }
+    }
+
+    pub(super) fn on_link_state(&mut self, reporter: PeerId, other: PeerId, up: bool) {
+        let Some(member) = self.members.get_mut(&other) else {
+            return;
+        };
+        if up {
+            member.unreachable_from.remove(&reporter);
+            return;
+        }
+        member.unreachable_from.insert(reporter);
+        if member.connection.is_none() {
+            self.on_second_witness(other, "and its lanes too");
+        }
+    }
+
+    pub(super) fn on_port_refused(&mut self, peer: PeerId) {
+        self.on_second_witness(peer, "and its port refuses connections");
+    }
+
+    /// One broken connection is a symptom; two witnesses are death at once.
+    fn on_second_witness(&mut self, peer: PeerId, second: &str) {
+        let Some(Member {
+            closed: Some(Closed { reason: first, .. }),
+            ..
+        }) = self.members.get(&peer)
+        else {
+            return;
+        };
+        let reason = format!("its control connection closed ({first}), {second}");
+        self.remove(peer, Departure::KnownDead, reason);
+    }
+
+    /// Looks again at the ports of those whose control connection is still broken.
+    pub(super) fn probe_again(&mut self) {
+        for (peer, member) in &mut self.members {
+            if let Some(closed) = &mut member.closed
+                && closed.next_probe <= self.now
+            {
+                closed.next_probe = self.now + self.now.since(closed.since).max(PROBE_PAUSE);
+                let (peer, address) = (*peer, member.name.address.clone());
+                self.outputs.push_back(Output::Probe { peer, address });
+            }
+        }
+    }
+}

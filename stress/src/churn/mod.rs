@@ -1,0 +1,96 @@
+//! `stress churn`: hurts a run for some minutes, then says what came of it.
+
+mod blows;
+mod faults;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::history::History;
+use crate::stage::{Stage, Work};
+use crate::{checkers, report, size};
+use faults::{Limits, Script};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Peers to have when nothing is missing.
+    #[arg(long, default_value_t = 4)]
+    peers: u64,
+    #[arg(long, default_value_t = 1.0)]
+    minutes: f64,
+    /// Draws the same blows again; when they fall on what is up to the machine.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Bytes of each all-reduce.
+    #[arg(long, default_value = "256KiB", value_parser = size::parse)]
+    bytes: u64,
+    /// All-reduces that run beside each other.
+    #[arg(long, default_value_t = 4)]
+    tags: u64,
+    /// Bytes of the shared state.
+    #[arg(long, default_value = "64KiB", value_parser = size::parse)]
+    state_bytes: u64,
+    /// Kill, start and dismiss only; nobody is stopped.
+    #[arg(long)]
+    no_stops: bool,
+    /// Stop the master, too.
+    #[arg(long)]
+    stop_master: bool,
+    /// The longest pause between two blows; the shortest is a seventh of it.
+    #[arg(long, default_value_t = 2000)]
+    pause_max_ms: u64,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Where logs go. Default: a folder of its own in the system's temporary one.
+    #[arg(long)]
+    logs: Option<PathBuf>,
+}
+
+/// The folder for logs where none was named.
+pub(crate) fn default_folder() -> PathBuf {
+    std::env::temp_dir().join(format!("pccl-stress-{}", std::process::id()))
+}
+
+/// Returns whether the run kept its promises.
+pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
+    let folder = arguments.logs.clone().unwrap_or_else(default_folder);
+    let work = Work {
+        bytes: arguments.bytes,
+        tags: arguments.tags,
+        state_bytes: arguments.state_bytes,
+        master_grace_ms: 10_000,
+    };
+    let mut stage = Stage::open(&folder, work)?;
+    let mut script = Script::new(
+        arguments.seed,
+        Limits {
+            stops: !arguments.no_stops,
+            master: arguments.stop_master,
+            pause_max: Duration::from_millis(arguments.pause_max_ms),
+        },
+    );
+    eprintln!("stress: logs in {}", folder.display());
+    for _ in 0..arguments.peers {
+        stage.join()?;
+    }
+    let end = Instant::now() + Duration::from_secs_f64(60.0 * arguments.minutes.clamp(0.0, 1e6));
+    // A moment of peace first, so that there is something to hurt.
+    stage.wait(Duration::from_secs(1));
+    while Instant::now() < end {
+        stage.wait(script.pause());
+        let fault = script.fault();
+        blows::strike(&mut stage, fault, &mut script, arguments.peers)?;
+    }
+    stage.finish();
+
+    let history = History::read(&folder)?;
+    let violations = checkers::check(&history);
+    let report = report::Report::new(&history, &violations);
+    if arguments.json {
+        println!("{}", report.json()?);
+    } else {
+        print!("{report}");
+    }
+    Ok(violations.is_empty())
+}

@@ -1,0 +1,319 @@
+//! One membership: connect, then sync, all-reduces by tag, look for newcomers, and again.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pccl::{CollectiveError, Communicator, Config, Gone, Revision, SharedState, SyncStrategy};
+
+use super::Arguments;
+use super::classes::{Classed, class, lost};
+use super::numbers::{Numbers, Slot, digest, id};
+use crate::clock;
+use crate::event::{Event, Work};
+use crate::log::Log;
+
+/// How long a peer that is alone waits before it looks for others.
+const ALONE_PAUSE: Duration = Duration::from_millis(20);
+
+/// What all peers hold alike, and what this one holds of it.
+pub(super) struct Model {
+    weights: Vec<u64>,
+    /// Lineage and step.
+    place: [u64; 2],
+    revision: u64,
+}
+
+/// Why a membership is over.
+pub(super) enum End {
+    /// Asked to.
+    Left,
+    /// Something else; another one may work.
+    Again,
+}
+
+pub(super) struct Membership<'a> {
+    communicator: Communicator,
+    log: &'a mut Log,
+    model: &'a mut Model,
+    leave: &'a AtomicBool,
+    slots: Vec<Slot>,
+    /// The revision of the last sync, if it committed in this membership.
+    synced: Option<u64>,
+}
+
+impl Model {
+    pub(super) fn new(arguments: &Arguments) -> Self {
+        let nonce = clock::now_us().wrapping_mul(31) ^ u64::from(std::process::id());
+        Self {
+            weights: (0..arguments.state_bytes / 8).map(|i| i ^ nonce).collect(),
+            place: [nonce, 0],
+            revision: 0,
+        }
+    }
+
+    fn digest(&self) -> u64 {
+        digest(self.weights.iter().chain(&self.place).copied())
+    }
+
+    /// Makes the weights depend on every bit of a result.
+    fn learn(&mut self, result: &Numbers) {
+        let digest = result.digest();
+        for (index, weight) in (0..).zip(&mut self.weights) {
+            *weight = weight
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(digest ^ index);
+        }
+    }
+}
+
+impl<'a> Membership<'a> {
+    pub(super) fn join(
+        arguments: &Arguments,
+        log: &'a mut Log,
+        model: &'a mut Model,
+        leave: &'a AtomicBool,
+    ) -> Result<Self, End> {
+        let config = Config::new(&arguments.master)
+            .label(&arguments.label)
+            .master_grace(Duration::from_millis(arguments.master_grace_ms));
+        log.note(Event::Connecting);
+        let start = Instant::now();
+        let connected = Communicator::new(config).and_then(|communicator| {
+            communicator.connect()?;
+            Ok(communicator)
+        });
+        let communicator = match connected {
+            Ok(communicator) => communicator,
+            Err(error) => {
+                let error = error.to_string();
+                log.note(Event::NotConnected { error });
+                return Err(End::Again);
+            }
+        };
+        let id = id(&communicator);
+        log.note(Event::Connected {
+            id,
+            epoch: epoch(&communicator),
+            world: communicator.world_sizes().group,
+            took_ms: ms(start),
+        });
+        let work = |tag| Work {
+            lineage: 0,
+            step: 0,
+            tag,
+        };
+        Ok(Self {
+            slots: (0..arguments.tags)
+                .map(|tag| Slot::new(work(tag), id, arguments.bytes))
+                .collect(),
+            communicator,
+            log,
+            model,
+            leave,
+            synced: None,
+        })
+    }
+
+    pub(super) fn run(&mut self) -> End {
+        loop {
+            if let Err(end) = self.turn() {
+                return end;
+            }
+        }
+    }
+
+    /// Everything between two looks at whether to leave.
+    fn turn(&mut self) -> Result<(), End> {
+        if self.leave.load(Ordering::Relaxed) {
+            let outcome = format!("{:?}", self.communicator.leave());
+            self.log.note(Event::Left { outcome });
+            return Err(End::Left);
+        }
+        if self.synced.is_some() {
+            let start = Instant::now();
+            let pending = self.communicator.are_peers_pending();
+            if self.joint("are_peers_pending", start, pending)? == Some(true) {
+                let start = Instant::now();
+                let updated = self.communicator.update_topology();
+                self.joint("update_topology", start, updated)?;
+            }
+        }
+        self.share()?;
+        if self.communicator.world_sizes().group < 2 {
+            std::thread::sleep(ALONE_PAUSE);
+            return Ok(());
+        }
+        self.reduce()
+    }
+
+    /// None where the call failed, and may be made again.
+    fn joint<T, E: Classed + std::fmt::Display>(
+        &mut self,
+        call: &str,
+        start: Instant,
+        outcome: Result<T, E>,
+    ) -> Result<Option<T>, End> {
+        let error = match outcome {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error) => error,
+        };
+        self.log.note(Event::CallFailed {
+            call: call.to_owned(),
+            class: class(&error),
+            error: error.to_string(),
+            took_ms: ms(start),
+        });
+        self.end_if(error.gone())?;
+        Ok(None)
+    }
+
+    fn end_if(&mut self, gone: Option<&Gone>) -> Result<(), End> {
+        let Some(gone) = gone else { return Ok(()) };
+        self.log.note(Event::Gone {
+            id: id(&self.communicator),
+            class: class(gone),
+            error: gone.to_string(),
+        });
+        Err(End::Again)
+    }
+
+    fn share(&mut self) -> Result<(), End> {
+        loop {
+            let start = Instant::now();
+            let mut state = SharedState::new();
+            state.revision = Revision(self.model.revision);
+            state.tensor("weights", &mut self.model.weights[..]);
+            state.tensor("place", &mut self.model.place[..]);
+            let outcome = self
+                .communicator
+                .sync_shared_state(&mut state, SyncStrategy::EnforcePopular);
+            drop(state);
+            let error = match outcome {
+                Ok(report) => {
+                    let revision = report.revision.0;
+                    self.log.note(Event::Synced {
+                        lineage: self.model.place[0],
+                        revision,
+                        step: self.model.place[1],
+                        digest: self.model.digest(),
+                        rx_bytes: report.rx_bytes,
+                        is_veteran: self.synced.is_some_and(|last| last + 1 == revision),
+                        world: self.communicator.world_sizes().group,
+                    });
+                    self.synced = Some(revision);
+                    self.model.revision = revision + 1;
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            self.log.note(Event::SyncFailed {
+                class: class(&error),
+                error: error.to_string(),
+                took_ms: ms(start),
+            });
+            self.end_if(error.gone())?;
+            match error {
+                // What was received in part says nothing about the sync to come.
+                pccl::SyncError::Aborted { .. } => self.synced = None,
+                pccl::SyncError::StaleRevision { expected, .. } => {
+                    self.model.revision = expected.0;
+                }
+                // As a real program does when it has loaded its checkpoint.
+                _ => return Err(End::Again),
+            }
+        }
+    }
+
+    /// All tags at once, those that fail again, until all have committed.
+    fn reduce(&mut self) -> Result<(), End> {
+        let [lineage, step] = self.model.place;
+        for (tag, slot) in (0..).zip(&mut self.slots) {
+            slot.refill(Work { lineage, step, tag });
+        }
+        let mut open: Vec<usize> = (0..self.slots.len()).collect();
+        let mut committed = Vec::new();
+        let mut attempt = 0;
+        while !open.is_empty() {
+            attempt += 1;
+            let start = Instant::now();
+            let communicator = &self.communicator;
+            let slots = self.slots.iter_mut().enumerate();
+            let started = slots.filter(|(index, _)| open.contains(index));
+            let outcomes = communicator.scope(|scope| {
+                let running: Vec<_> = started
+                    .map(|(index, slot)| (index, slot.start(scope)))
+                    .collect();
+                running
+                    .into_iter()
+                    .map(|(index, reduction)| (index, reduction.wait(), ms(start)))
+                    .collect::<Vec<_>>()
+            });
+            open.clear();
+            for (index, outcome, took_ms) in outcomes {
+                let retry = self.note(index, attempt, outcome, took_ms)?;
+                match retry {
+                    Some(true) => open.push(index),
+                    Some(false) => {}
+                    None => committed.push(index),
+                }
+            }
+        }
+        committed.sort_unstable();
+        for index in committed {
+            self.model.learn(self.slots[index].result());
+        }
+        self.model.place[1] += 1;
+        Ok(())
+    }
+
+    /// None where it committed, else whether it is worth another attempt.
+    fn note(
+        &mut self,
+        index: usize,
+        attempt: u32,
+        outcome: Result<pccl::ReduceReport, CollectiveError>,
+        took_ms: u64,
+    ) -> Result<Option<bool>, End> {
+        let slot = &self.slots[index];
+        let id = id(&self.communicator);
+        let error = match outcome {
+            Ok(report) => {
+                self.log.note(Event::Committed {
+                    work: slot.work,
+                    id,
+                    attempt,
+                    epoch: epoch(&self.communicator),
+                    contributors: report.contributors.iter().map(|peer| peer.0).collect(),
+                    world: report.world_size,
+                    digest: slot.result().digest(),
+                    wrong: slot.result_damage(&report),
+                    took_ms,
+                });
+                return Ok(None);
+            }
+            Err(error) => error,
+        };
+        self.log.note(Event::Failed {
+            work: slot.work,
+            id,
+            attempt,
+            class: class(&error),
+            error: error.to_string(),
+            lost: lost(&error),
+            input_damage: slot.input_damage(),
+            took_ms,
+        });
+        self.end_if(error.gone())?;
+        Ok(Some(!matches!(error, CollectiveError::TooFewPeers { .. })))
+    }
+}
+
+fn epoch(communicator: &Communicator) -> String {
+    communicator
+        .epoch()
+        .map_or_else(String::new, |epoch| epoch.to_string())
+}
+
+fn ms(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,220 @@
+//! What a run was put through and how it took it, in numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::checkers::Violation;
+use crate::event::{Event, Line};
+use crate::history::History;
+
+/// Lines of evidence shown for each violation, and violations shown of each checker.
+const SHOWN_MAX: usize = 10;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Report<'a> {
+    steps: usize,
+    operations: usize,
+    /// Runs that began from nothing; more than one means that everybody was lost.
+    lineages: usize,
+    kills: usize,
+    stops: usize,
+    joins: usize,
+    leaves: usize,
+    longest_gap_ms: u64,
+    /// From a kill to the next all-reduce that survivors committed without the dead.
+    recovery_median_ms: u64,
+    recovery_max_ms: u64,
+    /// Errors that calls ended with, by class.
+    errors: BTreeMap<String, usize>,
+    /// What evicted peers were told, and what others were told of lost ones.
+    reasons: BTreeMap<String, usize>,
+    /// The longest calls that failed and that committed.
+    longest_failed_ms: u64,
+    longest_committed_ms: u64,
+    violations: &'a [Violation],
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn new(history: &History, violations: &'a [Violation]) -> Self {
+        let count = |is: fn(&Event) -> bool| {
+            let events = history.lines.iter().map(|line| &line.event);
+            events.filter(|event| is(event)).count()
+        };
+        let mut works = BTreeSet::new();
+        let mut errors = BTreeMap::new();
+        let mut reasons = BTreeMap::new();
+        let (mut longest_failed_ms, mut longest_committed_ms) = (0, 0);
+        let add =
+            |map: &mut BTreeMap<String, usize>, key: String| *map.entry(key).or_insert(0) += 1;
+        for line in &history.lines {
+            match &line.event {
+                Event::Committed { work, took_ms, .. } => {
+                    works.insert(*work);
+                    longest_committed_ms = longest_committed_ms.max(*took_ms);
+                }
+                Event::Failed {
+                    class,
+                    lost,
+                    took_ms,
+                    error,
+                    ..
+                } => {
+                    add(&mut errors, format!("all_reduce: {class}"));
+                    longest_failed_ms = longest_failed_ms.max(*took_ms);
+                    for lost in lost {
+                        add(&mut reasons, format!("lost: {}", numberless(&lost.reason)));
+                    }
+                    if class == "Aborted" {
+                        add(&mut reasons, numberless(error));
+                    }
+                }
+                Event::SyncFailed { class, error, .. } => {
+                    add(&mut errors, format!("sync_shared_state: {class}"));
+                    if class == "Aborted" {
+                        add(&mut reasons, numberless(error));
+                    }
+                }
+                Event::CallFailed { call, class, .. } => {
+                    add(&mut errors, format!("{call}: {class}"))
+                }
+                Event::Gone { error, .. } | Event::NotConnected { error } => {
+                    add(&mut reasons, numberless(error));
+                }
+                _ => {}
+            }
+        }
+        let steps: BTreeSet<_> = works.iter().map(|work| (work.lineage, work.step)).collect();
+        let lineages: BTreeSet<u64> = works.iter().map(|work| work.lineage).collect();
+        let mut recoveries: Vec<u64> = recoveries_us(history).map(|us| us / 1000).collect();
+        recoveries.sort_unstable();
+        let gaps = crate::checkers::gaps(history)
+            .map(|(before, after)| after.map_or(history.finishing_us, |l| l.at_us) - before.at_us);
+        Self {
+            steps: steps.len(),
+            operations: works.len(),
+            lineages: lineages.len(),
+            kills: count(|event| matches!(event, Event::Killed)),
+            stops: count(|event| matches!(event, Event::Stopped { .. })),
+            joins: count(|event| matches!(event, Event::Started { .. })),
+            leaves: count(|event| matches!(event, Event::AskedToLeave)),
+            longest_gap_ms: gaps.max().unwrap_or(0) / 1000,
+            recovery_median_ms: recoveries.get(recoveries.len() / 2).copied().unwrap_or(0),
+            recovery_max_ms: recoveries.last().copied().unwrap_or(0),
+            errors,
+            reasons,
+            longest_failed_ms,
+            longest_committed_ms,
+            violations,
+        }
+    }
+
+    pub(crate) fn json(&self) -> Result<String, String> {
+        serde_json::to_string_pretty(self).map_err(|error| error.to_string())
+    }
+}
+
+/// For each member that was killed: how long until others committed without it.
+fn recoveries_us(history: &History) -> impl Iterator<Item = u64> {
+    let killed = history.memberships.iter().filter_map(|(id, membership)| {
+        let killed_us = history.processes.get(&membership.label)?.killed_us?;
+        (membership.to_us == Some(killed_us)).then_some((*id, killed_us))
+    });
+    killed.filter_map(|(id, killed_us)| {
+        let goes_on = |line: &&Line| {
+            line.at_us > killed_us
+                && matches!(&line.event, Event::Committed { contributors, .. } if !contributors.contains(&id))
+        };
+        let next = history.lines.iter().find(goes_on)?;
+        Some(next.at_us - killed_us)
+    })
+}
+
+/// Without what differs from peer to peer, so that it can be counted.
+fn numberless(text: &str) -> String {
+    let mut short = String::new();
+    for c in text.chars() {
+        match c {
+            '0'..='9' if short.ends_with('#') => {}
+            '0'..='9' => short.push('#'),
+            c => short.push(c),
+        }
+    }
+    short
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report {
+            steps,
+            operations,
+            kills,
+            stops,
+            joins,
+            leaves,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "{steps} steps, {operations} all-reduces committed, {} lineage(s)",
+            self.lineages
+        )?;
+        writeln!(
+            f,
+            "{kills} kills, {stops} stops, {joins} starts, {leaves} asked to leave"
+        )?;
+        writeln!(
+            f,
+            "longest gap without a commit      {:>7} ms",
+            self.longest_gap_ms
+        )?;
+        writeln!(
+            f,
+            "kill to next commit, median       {:>7} ms",
+            self.recovery_median_ms
+        )?;
+        writeln!(
+            f,
+            "kill to next commit, max          {:>7} ms",
+            self.recovery_max_ms
+        )?;
+        writeln!(
+            f,
+            "longest call that failed          {:>7} ms",
+            self.longest_failed_ms
+        )?;
+        writeln!(
+            f,
+            "longest call that committed       {:>7} ms",
+            self.longest_committed_ms
+        )?;
+        for (title, counts) in [("errors", &self.errors), ("reasons", &self.reasons)] {
+            writeln!(f, "{title}:")?;
+            for (text, count) in counts {
+                writeln!(f, "  {count:>5}  {text}")?;
+            }
+        }
+        let mut by_checker: BTreeMap<&str, Vec<&Violation>> = BTreeMap::new();
+        for violation in self.violations {
+            by_checker
+                .entry(violation.checker)
+                .or_default()
+                .push(violation);
+        }
+        for (checker, violations) in by_checker {
+            writeln!(f, "VIOLATED {checker}: {} time(s)", violations.len())?;
+            for violation in violations.iter().take(SHOWN_MAX) {
+                writeln!(f, "  {}", violation.text)?;
+                for line in violation.evidence.iter().take(SHOWN_MAX) {
+                    let text = serde_json::to_string(line).map_err(|_| fmt::Error)?;
+                    writeln!(f, "    {text}")?;
+                }
+            }
+        }
+        match self.violations.len() {
+            0 => writeln!(f, "every promise was kept"),
+            count => writeln!(f, "{count} violation(s)"),
+        }
+    }
+}

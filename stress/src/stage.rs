@@ -1,0 +1,211 @@
+//! The run that is hurt: a master, peers, and a log of what was done to them.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::cast::Actor;
+use crate::event::Event;
+use crate::log::Log;
+use crate::peer::LEAVE;
+
+/// How often the processes are looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long peers that were asked to leave may take.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the peers do.
+#[derive(Clone, Copy)]
+pub(crate) struct Work {
+    pub(crate) bytes: u64,
+    pub(crate) tags: u64,
+    pub(crate) state_bytes: u64,
+    pub(crate) master_grace_ms: u64,
+}
+
+pub(crate) struct Stage {
+    folder: PathBuf,
+    log: Log,
+    work: Work,
+    master: Actor,
+    master_is_gone: bool,
+    address: String,
+    peers: Vec<Actor>,
+    leaving: Vec<Actor>,
+    next_label: u64,
+}
+
+impl Stage {
+    pub(crate) fn open(folder: &Path, work: Work) -> Result<Self, String> {
+        let failed = |error: std::io::Error| format!("cannot make {}: {error}", folder.display());
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "jsonl")
+            {
+                std::fs::remove_file(path).map_err(failed)?;
+            }
+        }
+        let (master, address) = Actor::start_master(folder)?;
+        Ok(Self {
+            log: Log::open(&folder.join("orchestrator.jsonl"), "orchestrator")?,
+            folder: folder.to_owned(),
+            work,
+            master,
+            master_is_gone: false,
+            address,
+            peers: Vec::new(),
+            leaving: Vec::new(),
+            next_label: 1,
+        })
+    }
+
+    /// The peers that are not known to have ended or to be about to, oldest first as long as
+    /// nobody was removed.
+    pub(crate) fn peers(&self) -> &[Actor] {
+        &self.peers
+    }
+
+    /// Where everybody writes down what happens.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Starts a peer.
+    pub(crate) fn join(&mut self) -> Result<(), String> {
+        let label = format!("p{}", self.next_label);
+        self.next_label += 1;
+        let log = self.folder.join(format!("{label}.jsonl"));
+        let Work {
+            bytes,
+            tags,
+            state_bytes,
+            master_grace_ms,
+        } = self.work;
+        let mut arguments = vec!["peer".to_owned(), "--rejoin".to_owned()];
+        for (name, value) in [
+            ("--master", self.address.clone()),
+            ("--label", label.clone()),
+            ("--log", log.display().to_string()),
+            ("--bytes", bytes.to_string()),
+            ("--tags", tags.to_string()),
+            ("--state-bytes", state_bytes.to_string()),
+            ("--master-grace-ms", master_grace_ms.to_string()),
+        ] {
+            arguments.extend([name.to_owned(), value]);
+        }
+        let actor = Actor::start(&label, &self.folder, &arguments)?;
+        let pid = actor.pid();
+        self.log.note_of(&label, Event::Started { pid });
+        self.peers.push(actor);
+        Ok(())
+    }
+
+    /// Kills the peer with this index.
+    pub(crate) fn kill(&mut self, index: usize) -> Result<(), String> {
+        let mut actor = self.peers.swap_remove(index);
+        self.log.note_of(&actor.label, Event::Killed);
+        actor.kill().map(|_| ())
+    }
+
+    /// Kills the master.
+    pub(crate) fn kill_master(&mut self) -> Result<(), String> {
+        self.log.note_of(&self.master.label, Event::Killed);
+        self.master_is_gone = true;
+        self.master.kill().map(|_| ())
+    }
+
+    /// Stops the master for so long, unless it is stopped already.
+    pub(crate) fn stop_master(&mut self, duration: Duration) -> Result<(), String> {
+        if self.master.is_stopped() {
+            return Ok(());
+        }
+        let for_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        self.log
+            .note_of(&self.master.label, Event::Stopped { for_ms });
+        self.master.stop_for(duration)
+    }
+
+    /// Asks the peer with this index to leave.
+    pub(crate) fn ask_to_leave(&mut self, index: usize) {
+        let mut actor = self.peers.swap_remove(index);
+        self.log.note_of(&actor.label, Event::AskedToLeave);
+        actor.tell(LEAVE);
+        self.leaving.push(actor);
+    }
+
+    /// Stops the peer with this index for so long.
+    pub(crate) fn stop(&mut self, index: usize, duration: Duration) -> Result<(), String> {
+        let actor = &mut self.peers[index];
+        let for_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        self.log.note_of(&actor.label, Event::Stopped { for_ms });
+        actor.stop_for(duration)
+    }
+
+    /// Lets time pass, with an eye on everybody.
+    pub(crate) fn wait(&mut self, duration: Duration) {
+        let end = Instant::now() + duration;
+        loop {
+            self.look();
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(LOOK));
+        }
+    }
+
+    fn look(&mut self) {
+        let log = &mut self.log;
+        for actors in [&mut self.peers, &mut self.leaving] {
+            actors.retain_mut(|actor| {
+                if actor.was_woken() {
+                    log.note_of(&actor.label, Event::Continued);
+                }
+                let Some(status) = actor.ended() else {
+                    return true;
+                };
+                let ended = Event::Ended {
+                    status: status.to_string(),
+                    success: status.success(),
+                };
+                log.note_of(&actor.label, ended);
+                false
+            });
+        }
+        if self.master.was_woken() {
+            log.note_of("master", Event::Continued);
+        }
+        if let Some(status) = self.master.ended()
+            && !self.master_is_gone
+        {
+            self.master_is_gone = true;
+            let ended = Event::Ended {
+                status: status.to_string(),
+                success: false,
+            };
+            log.note_of("master", ended);
+        }
+    }
+
+    /// Wakes everybody, asks everybody to leave, and waits for that.
+    pub(crate) fn finish(&mut self) {
+        while self.master.is_stopped() || self.peers.iter().any(Actor::is_stopped) {
+            self.wait(LOOK);
+        }
+        // Those who were just woken learn what became of them.
+        self.wait(Duration::from_secs(2));
+        self.log.note(Event::Finishing);
+        while !self.peers.is_empty() {
+            self.ask_to_leave(0);
+        }
+        let end = Instant::now() + FINISH_TIMEOUT;
+        while !self.leaving.is_empty() && Instant::now() < end {
+            self.wait(LOOK);
+        }
+        // Whoever is still here hangs; the checkers see that it has not ended.
+        self.leaving.clear();
+    }
+}
