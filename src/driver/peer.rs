@@ -568,7 +568,8 @@ impl Loop {
                             buffers,
                         };
                         if let Err(error) = self.plane.begin(op, spec) {
-                            warn!(%op, %error, "an operation could not begin");
+                            let reason = error.to_string();
+                            self.tell(Input::OperationFailed { op, reason });
                         }
                     }
                 }

@@ -151,6 +151,13 @@ pub enum Input {
         /// Its number.
         op: OperationId,
     },
+    /// An operation could not be begun, or go on, here.
+    OperationFailed {
+        /// Its number.
+        op: OperationId,
+        /// Why.
+        reason: String,
+    },
     /// Nobody touches the buffers of an operation any more: the answer to
     /// [`Output::EndOperation`].
     OperationEnded {
@@ -366,6 +373,9 @@ impl Peer {
             Input::LinkDown { peer } => self.on_link_down(peer),
             Input::LinkFailed { peer, reason } => self.on_link_failed(peer, reason),
             Input::OperationFinished { op } => self.on_operation_finished(op),
+            Input::OperationFailed { op, reason } => {
+                self.say(ToMaster::OperationFailed { op, reason });
+            }
             Input::OperationEnded { op } => self.on_operation_ended(op),
             Input::SyncReceived { round } => self.say(ToMaster::SyncReceived { round }),
             Input::SyncFailed {

@@ -249,6 +249,15 @@ impl Cluster {
         self.tell_peer(node, peer::Input::LinkFailed { peer, reason });
     }
 
+    /// What runs at a node cannot go on there.
+    pub(super) fn fail_operation(&mut self, node: usize, reason: &str) {
+        let running: Vec<OperationId> = self.nodes[node].running.keys().copied().collect();
+        for op in running {
+            let reason = reason.to_owned();
+            self.tell_peer(node, peer::Input::OperationFailed { op, reason });
+        }
+    }
+
     /// The master falls silent for good, as a machine that lost its power.
     pub(super) fn silence_master(&mut self) {
         self.master_is_silent = true;

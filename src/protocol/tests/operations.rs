@@ -254,3 +254,17 @@ fn are_peers_pending_runs_beside_operations() {
     assert_eq!(contributors(cluster.reply(0, operation)), Some(2));
     assert_eq!(contributors(cluster.reply(1, other)), Some(2));
 }
+
+#[test]
+fn a_failure_at_one_peer_aborts_everywhere_and_names_it() {
+    let mut cluster = Cluster::of(3);
+    let calls: Vec<_> = (0..2).map(|n| cluster.command(n, reduce(1))).collect();
+    cluster.run();
+    cluster.fail_operation(1, "buffers of 3 bytes");
+    cluster.run();
+    for (node, call) in calls.into_iter().enumerate() {
+        let error = error(cluster.reply(node, call));
+        assert!(error.to_string().contains("node-1"), "{error}");
+        assert!(error.to_string().contains("buffers of 3 bytes"), "{error}");
+    }
+}
