@@ -257,6 +257,9 @@ fn occupy(scenario: &Scenario, config: pccl::Config, place: u64, seed: u64) {
 }
 
 fn churn(places: u64, steps: u64, count: usize, seed: u64) {
+    // Added to the fixed seeds, to look further than every run does.
+    let shift = std::env::var("PCCL_IT_SEED").map_or(0, |seed| seed.parse().unwrap());
+    let seed = seed + shift;
     println!("seed {seed}");
     let run = Run::new();
     let scenario = Arc::new(Scenario {
