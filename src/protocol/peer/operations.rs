@@ -14,8 +14,11 @@ use crate::wire::control::{AbortCause, Outcome, ToMaster};
 pub(super) struct Operation {
     request: RequestId,
     descriptor: Descriptor,
-    /// When the caller wants it aborted; none once the master was told.
+    /// When the caller wants it aborted.
     deadline: Option<Timestamp>,
+    /// Whether the master was told of the deadline in this epoch. What it hears while the epoch
+    /// changes it may ignore: the operation then starts again, and it is told again.
+    deadline_told: bool,
     cancelled: bool,
     state: State,
 }
@@ -43,7 +46,7 @@ enum Then {
 impl Operation {
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         match self.state {
-            State::Running { .. } => self.deadline,
+            State::Running { .. } => self.deadline.filter(|_| !self.deadline_told),
             State::Waiting | State::Ending { .. } => None,
         }
     }
@@ -65,6 +68,7 @@ impl Peer {
             request,
             descriptor,
             deadline,
+            deadline_told: false,
             cancelled: false,
             state: State::Waiting,
         };
@@ -138,6 +142,7 @@ impl Peer {
                 n,
             };
             operation.state = State::Running { op };
+            operation.deadline_told = false;
             self.outputs.push_back(Output::BeginOperation {
                 request: operation.request,
                 op,
@@ -281,11 +286,9 @@ impl Peer {
         let mut passed = Vec::new();
         for operation in self.operations.values_mut() {
             if let State::Running { op } = operation.state
-                && operation
-                    .deadline
-                    .take_if(|deadline| *deadline <= now)
-                    .is_some()
+                && operation.deadline().is_some_and(|deadline| deadline <= now)
             {
+                operation.deadline_told = true;
                 passed.push(op);
             }
         }

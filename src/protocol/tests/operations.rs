@@ -268,3 +268,43 @@ fn a_failure_at_one_peer_aborts_everywhere_and_names_it() {
         assert!(error.to_string().contains("buffers of 3 bytes"), "{error}");
     }
 }
+
+#[test]
+fn a_deadline_that_passes_while_the_epoch_changes_is_not_forgotten() {
+    let mut cluster = Cluster::new();
+    for (index, group) in [0, 0, 1, 1].into_iter().enumerate() {
+        let node = cluster.spawn(crate::types::GroupId(group));
+        cluster.command(node, Command::Connect);
+        cluster.run();
+        cluster.all((0..index).map(|n| (n, Command::UpdateTopology)).collect());
+    }
+    let descriptor = Descriptor {
+        count: 1,
+        data_type: DataType::F32,
+        op: ReduceOp::Sum,
+    };
+    let deadline = Some(Duration::from_secs(1));
+    let call = cluster.command(
+        0,
+        Command::AllReduce {
+            tag: Tag(9),
+            descriptor,
+            deadline,
+        },
+    );
+    cluster.run();
+    // A loss in the other group; the deadline passes before its epoch is agreed on.
+    for node in 1..3 {
+        cluster.nodes[node].frozen = true;
+    }
+    cluster.kill(3);
+    cluster.pass(Duration::from_secs(2));
+    assert_eq!(cluster.reply(0, call), None);
+    for node in 1..3 {
+        cluster.nodes[node].frozen = false;
+    }
+    cluster.run();
+    cluster.pass(Duration::from_secs(1));
+    let error = error(cluster.reply(0, call));
+    assert!(error.to_string().contains("node-1"), "{error}");
+}
