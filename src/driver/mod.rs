@@ -19,10 +19,12 @@
 
 mod clock;
 mod control;
+mod handle;
 mod links;
 mod master;
 mod peer;
+mod reach;
 mod sync;
 
+pub(crate) use handle::{Driver, Payload, Respond, Response};
 pub use master::{Master, MasterError};
-pub(crate) use peer::{Driver, Payload, Respond, Response};

@@ -1,10 +1,9 @@
-//! A peer as a thread of its own: callers' commands, sockets and the data plane to
-//! [`protocol::peer::Peer`] and back.
+//! A peer's loop: callers' commands, sockets and the data plane to
+//! [`protocol::peer::Peer`](crate::protocol::peer::Peer) and back.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -14,175 +13,22 @@ use tracing::{debug, warn};
 
 use super::clock::Clock;
 use super::control::{ControlWriter, FromControl};
+use super::handle::{Payload, Request, Respond, Response, Snapshot};
 use super::links::{Caller, LinkChange, LinkEvent, Links};
-use super::sync::{Session, SyncEvent, SyncTraffic, Tensors, turn_away};
+use super::reach::{Unreached, reach};
+use super::sync::{Session, SyncEvent, SyncTraffic, turn_away};
 use crate::communicator::Config;
 use crate::datapath::{DataPlane, Disposition, OperationSpec, PlaneEvent, Traffic};
 use crate::engine::UserMemory;
-use crate::error::{ConnectError, Gone};
-use crate::protocol::peer::{
-    Command, Input, Membership, Output, Peer, PeerConfig, Reply, RequestId,
-};
-use crate::transport::{
-    Acceptor, AcceptorOptions, GreetError, Incoming, SocketOptions, Stream, dial, greet,
-    listen_in_range, refuse, resolve,
-};
-use crate::types::{Epoch, OperationId, WorldSizes};
-use crate::wire::control::{Hello, Join, Message, ToPeer, Welcome};
+use crate::protocol::peer::{Input, Output, Peer, PeerConfig, Reply, RequestId};
+use crate::transport::{Incoming, Stream, refuse};
+use crate::types::{Epoch, OperationId};
+use crate::wire::control::{Hello, Join, ToPeer, Welcome};
 use crate::wire::greeting::Kind;
 use crate::wire::hello::{LaneHello, TransferHello};
 
-/// How long one attempt to reach the master may take.
-const MASTER_DIAL_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// How long the last words to the master may take to go out.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(250);
-
-/// Memory that goes with a command.
-pub(crate) enum Payload {
-    None,
-    Buffers(Arc<UserMemory>),
-    Tensors(Tensors),
-}
-
-/// The answer to a command, with what the data path counted.
-#[derive(Debug)]
-pub(crate) struct Response {
-    pub(crate) reply: Reply,
-    pub(crate) traffic: Traffic,
-    pub(crate) sync: SyncTraffic,
-}
-
-/// What a caller may read at any time without asking the loop.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Snapshot {
-    pub(crate) epoch: Option<Epoch>,
-    pub(crate) membership: Option<Membership>,
-    pub(crate) gone: Option<Gone>,
-}
-
-impl Snapshot {
-    pub(crate) fn sizes(&self) -> WorldSizes {
-        match (&self.gone, &self.membership) {
-            (None, Some(membership)) => membership.sizes,
-            _ => WorldSizes::ALONE,
-        }
-    }
-}
-
-/// Takes the answer to a command; dropped uncalled if the loop ends without one.
-pub(crate) type Respond = Box<dyn FnOnce(Response) + Send>;
-
-struct Request {
-    command: Command,
-    payload: Payload,
-    respond: Respond,
-}
-
-/// The handle on a running loop. Dropping it closes the peer and waits until nothing of it is
-/// left.
-pub(crate) struct Driver {
-    requests: mpsc::UnboundedSender<Request>,
-    snapshot: Arc<RwLock<Snapshot>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Driver {
-    /// Listens and starts the loop; nothing is dialled before `Command::Connect`.
-    pub(crate) fn start(config: &Config) -> Result<Self, ConnectError> {
-        let listener =
-            listen_in_range(config.bind, config.listen_ports.clone()).map_err(|error| {
-                ConnectError::Listen {
-                    range: error.range,
-                    reason: error.source.to_string(),
-                }
-            })?;
-        let system = |error: std::io::Error| ConnectError::Listen {
-            range: "threads".to_owned(),
-            reason: error.to_string(),
-        };
-        let runtime = match config.data_threads {
-            1 => tokio::runtime::Builder::new_current_thread(),
-            threads => {
-                let mut builder = tokio::runtime::Builder::new_multi_thread();
-                builder.worker_threads(threads).thread_name("pccl-data");
-                builder
-            }
-        }
-        .enable_all()
-        .build()
-        .map_err(system)?;
-        let snapshot = Arc::new(RwLock::new(Snapshot::default()));
-        let (requests, queue) = mpsc::unbounded_channel();
-        let port = listener.local_addr().port();
-        let (config, shared) = (config.clone(), snapshot.clone());
-        let thread = std::thread::Builder::new()
-            .name("pccl".to_owned())
-            .spawn(move || {
-                runtime.block_on(async move {
-                    let options = AcceptorOptions::default();
-                    match Acceptor::spawn(listener, options) {
-                        Ok((acceptor, incoming)) => {
-                            Loop::new(config, port, shared).run(queue, incoming).await;
-                            acceptor.stop().await;
-                        }
-                        Err(error) => warn!(%error, "cannot accept connections"),
-                    }
-                });
-                runtime_ends(runtime);
-            })
-            .map_err(system)?;
-        Ok(Self {
-            requests,
-            snapshot,
-            thread: Some(thread),
-        })
-    }
-
-    /// Commands the peer; the answer goes to `respond`, always.
-    pub(crate) fn command(&self, command: Command, payload: Payload, respond: Respond) {
-        if let Err(mpsc::error::SendError(request)) = self.requests.send(Request {
-            command,
-            payload,
-            respond,
-        }) {
-            (request.respond)(Response::of(request.command.closed()));
-        }
-    }
-
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        self.snapshot.read().clone()
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.command(Command::Close, Payload::None, Box::new(|_| {}));
-        // The loop ends when the last sender is gone.
-        let (closed, _) = mpsc::unbounded_channel();
-        self.requests = closed;
-        if let Some(thread) = self.thread.take()
-            && thread.thread().id() != std::thread::current().id()
-        {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Waits for tasks on other threads to be gone, so that nothing outlives the communicator.
-fn runtime_ends(runtime: tokio::runtime::Runtime) {
-    runtime.shutdown_timeout(Duration::from_secs(1));
-}
-
-impl Response {
-    pub(crate) fn of(reply: Reply) -> Self {
-        Self {
-            reply,
-            traffic: Traffic::default(),
-            sync: SyncTraffic::default(),
-        }
-    }
-}
 
 /// What the tasks around the loop tell it.
 enum Event {
@@ -192,12 +38,7 @@ enum Event {
     OperationEnded(OperationId, Traffic),
 }
 
-enum Unreached {
-    Refused(String),
-    Failed(String),
-}
-
-struct Loop {
+pub(super) struct Loop {
     config: Config,
     machine: Peer,
     clock: Clock,
@@ -234,7 +75,7 @@ struct Pending {
 }
 
 impl Loop {
-    fn new(config: Config, port: u16, snapshot: Arc<RwLock<Snapshot>>) -> Self {
+    pub(super) fn new(config: Config, port: u16, snapshot: Arc<RwLock<Snapshot>>) -> Self {
         let clock = Clock::start();
         let join = Join {
             group: config.group,
@@ -279,7 +120,7 @@ impl Loop {
         }
     }
 
-    async fn run(
+    pub(super) async fn run(
         mut self,
         mut requests: mpsc::UnboundedReceiver<Request>,
         mut incoming: mpsc::Receiver<Incoming>,
@@ -643,39 +484,5 @@ impl Loop {
         if let Some(older) = self.dialling.replace(task.abort_handle()) {
             older.abort();
         }
-    }
-}
-
-async fn reach(
-    master: &str,
-    bind: Option<std::net::IpAddr>,
-    hello: &Hello,
-) -> Result<(Stream, Welcome, SocketAddr), Unreached> {
-    let failed = |error: std::io::Error| Unreached::Failed(error.to_string());
-    let resolved = tokio::time::timeout(MASTER_DIAL_TIMEOUT, resolve(master)).await;
-    let addresses = resolved
-        .map_err(|_| Unreached::Failed(format!("{master} was not resolved in time")))?
-        .map_err(failed)?;
-    let socket = SocketOptions::default();
-    let mut stream = dial(&addresses, bind, &socket, MASTER_DIAL_TIMEOUT)
-        .await
-        .map_err(failed)?;
-    let address = stream.peer_addr().map_err(failed)?;
-    match greet(
-        &mut stream,
-        Kind::Control,
-        &hello.encode(),
-        MASTER_DIAL_TIMEOUT,
-    )
-    .await
-    {
-        Ok(greeting) => {
-            let welcome = Welcome::decode(&greeting.body)
-                .map_err(|error| Unreached::Failed(error.to_string()))?;
-            Ok((stream, welcome, address))
-        }
-        Err(GreetError::Refused(reason)) => Err(Unreached::Refused(reason)),
-        Err(error @ GreetError::Version { .. }) => Err(Unreached::Refused(error.to_string())),
-        Err(error) => Err(Unreached::Failed(error.to_string())),
     }
 }

@@ -1,0 +1,54 @@
+//! One attempt to reach the master.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::transport::{GreetError, SocketOptions, Stream, dial, greet, resolve};
+use crate::wire::control::{Hello, Message, Welcome};
+use crate::wire::greeting::Kind;
+
+/// How long each part of it may take.
+const MASTER_DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why there is no connection.
+pub(super) enum Unreached {
+    /// The master does not want it.
+    Refused(String),
+    /// It may go better another time.
+    Failed(String),
+}
+
+/// Dials and greets the master; gives the connection, the answer, and the address that worked.
+pub(super) async fn reach(
+    master: &str,
+    bind: Option<IpAddr>,
+    hello: &Hello,
+) -> Result<(Stream, Welcome, SocketAddr), Unreached> {
+    let failed = |error: std::io::Error| Unreached::Failed(error.to_string());
+    let resolved = tokio::time::timeout(MASTER_DIAL_TIMEOUT, resolve(master)).await;
+    let addresses = resolved
+        .map_err(|_| Unreached::Failed(format!("{master} was not resolved in time")))?
+        .map_err(failed)?;
+    let socket = SocketOptions::default();
+    let mut stream = dial(&addresses, bind, &socket, MASTER_DIAL_TIMEOUT)
+        .await
+        .map_err(failed)?;
+    let address = stream.peer_addr().map_err(failed)?;
+    match greet(
+        &mut stream,
+        Kind::Control,
+        &hello.encode(),
+        MASTER_DIAL_TIMEOUT,
+    )
+    .await
+    {
+        Ok(greeting) => {
+            let welcome = Welcome::decode(&greeting.body)
+                .map_err(|error| Unreached::Failed(error.to_string()))?;
+            Ok((stream, welcome, address))
+        }
+        Err(GreetError::Refused(reason)) => Err(Unreached::Refused(reason)),
+        Err(error @ GreetError::Version { .. }) => Err(Unreached::Refused(error.to_string())),
+        Err(error) => Err(Unreached::Failed(error.to_string())),
+    }
+}
