@@ -153,6 +153,20 @@ pub enum CollectiveError {
         /// Who said what.
         detail: String,
     },
+    /// A joint call of this communicator that excludes operations is running. **Next:** wait for
+    /// it.
+    #[error("`{running}` is running on this communicator")]
+    CallInProgress {
+        /// The running call.
+        running: &'static str,
+    },
+    /// The operation's own deadline, or another peer's, passed. **Next:** call again, or find out
+    /// why those it names are late.
+    #[error("aborted: {reason}")]
+    DeadlinePassed {
+        /// Whose deadline, and whom it waited for.
+        reason: String,
+    },
     /// The tag is in use by an operation of this communicator that is not awaited yet.
     /// **Next:** await it, or use another tag.
     #[error("tag {tag} is in use by an operation in flight")]

@@ -60,7 +60,7 @@ pub struct Config {
     /// then wires around it or removes a peer. Default 5 s.
     pub link_timeout: Duration,
     /// How long a lane may be idle before it says something, so that NATs and firewalls keep it.
-    /// Default 30 s; 56 bytes each time.
+    /// Default 30 s; 60 bytes each time.
     pub keepalive_interval: Duration,
     /// Options of the sockets that carry tensors.
     pub socket: SocketOptions,

@@ -149,11 +149,6 @@ impl Early {
             .retain(|_, of_peer| !of_peer.operations.is_empty() || !of_peer.grants.is_empty());
     }
 
-    /// Drops everything of a peer.
-    pub(super) fn drop_peer(&mut self, peer: PeerId) {
-        self.peers.remove(&peer);
-    }
-
     /// Bytes that are kept or on their way, of all peers.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {

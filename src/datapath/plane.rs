@@ -231,10 +231,10 @@ impl DataPlane {
         }
     }
 
-    /// Closes all lanes to a peer and drops what was to be sent to it, or came early from it.
+    /// Closes all lanes to a peer and drops what was to be sent to it. What came early from it stays:
+    /// it was acknowledged, and may belong to an epoch that needs the link again.
     pub fn remove_link(&self, peer: PeerId) {
         let state = &mut *self.state.lock();
-        state.early.drop_peer(peer);
         if let Some(link) = state.links.remove(&peer) {
             link.lanes.values().for_each(Lane::abort);
         }

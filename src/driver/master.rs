@@ -26,6 +26,10 @@ use crate::wire::greeting::Kind;
 /// How long a second witness is waited for.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// Most events that are read before a tick: enough for all peers, not enough for a flood to keep
+/// the clock from being heard.
+const EVENTS_BEFORE_TICK: usize = 10_000;
+
 /// Steps that the search for a ring may take: milliseconds.
 const SOLVE_STEPS: u64 = 200_000;
 
@@ -33,6 +37,14 @@ const SOLVE_STEPS: u64 = 200_000;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MasterError {
+    /// A setting makes no sense. **Next:** correct it.
+    #[error("setting `{field}`: {reason}")]
+    InvalidConfig {
+        /// The setting.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// The address cannot be listened on. **Next:** choose another, or end what holds it.
     #[error("cannot listen on {address}: {reason}")]
     Listen {
@@ -71,6 +83,7 @@ impl Master {
 
     /// As [`bind`](Self::bind), with settings.
     pub fn bind_with(address: SocketAddr, config: MasterConfig) -> Result<Self, MasterError> {
+        check(&config)?;
         let listener = listen_in_range(Some(address.ip()), address.port()..=address.port())
             .map_err(|error| MasterError::Listen {
                 address,
@@ -151,6 +164,20 @@ impl Drop for Master {
     }
 }
 
+fn check(config: &MasterConfig) -> Result<(), MasterError> {
+    let invalid = |field, reason| Err(MasterError::InvalidConfig { field, reason });
+    if config.heartbeat_interval < Duration::from_millis(1) {
+        return invalid("heartbeat_interval", "it is under a millisecond");
+    }
+    if config.heartbeat_timeout < 2 * config.heartbeat_interval {
+        return invalid("heartbeat_timeout", "it is under two heartbeat intervals");
+    }
+    if config.wiring_timeout.is_zero() {
+        return invalid("wiring_timeout", "it is zero");
+    }
+    Ok(())
+}
+
 /// What the tasks around the loop tell it.
 enum Event {
     FromPeer(ConnectionId, FromControl<ToMaster>),
@@ -176,15 +203,22 @@ impl Loop {
         loop {
             self.obey().await;
             let timeout = self.clock.instant(self.machine.next_timeout());
-            // What has arrived is read before any watch is asked.
             tokio::select! {
-                biased;
                 Some(event) = queue.recv() => self.on_event(event),
                 arrival = incoming.recv() => match arrival {
                     Some(arrival) => self.on_incoming(arrival),
                     None => return,
                 },
-                () = tokio::time::sleep_until(timeout) => self.tell(Input::Tick),
+                () = tokio::time::sleep_until(timeout) => {
+                    // What has arrived is read before any watch is asked.
+                    for _ in 0..EVENTS_BEFORE_TICK {
+                        match queue.try_recv() {
+                            Ok(event) => self.on_event(event),
+                            Err(_) => break,
+                        }
+                    }
+                    self.tell(Input::Tick);
+                }
             }
         }
     }

@@ -27,6 +27,9 @@ use crate::wire::control::{Hello, Join, ToPeer, Welcome};
 use crate::wire::greeting::Kind;
 use crate::wire::hello::{LaneHello, TransferHello};
 
+/// Most events that are read before a tick: a flood must not keep the clock from being heard.
+const EVENTS_BEFORE_TICK: usize = 10_000;
+
 /// How long the last words to the master may take to go out.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -134,9 +137,7 @@ impl Loop {
                     None => std::future::pending().await,
                 }
             };
-            // What has arrived is read before any watch is asked.
             tokio::select! {
-                biased;
                 Some(event) = self.event_queue.recv() => self.on_event(event),
                 Some(event) = self.plane_queue.recv() => self.on_plane_event(event),
                 Some(event) = self.link_queue.recv() => self.on_link_event(event),
@@ -147,6 +148,13 @@ impl Loop {
                 },
                 Some(arrival) = incoming.recv() => self.on_incoming(arrival),
                 () = sleep => {
+                    // What has arrived is read before any watch is asked.
+                    for _ in 0..EVENTS_BEFORE_TICK {
+                        match self.event_queue.try_recv() {
+                            Ok(event) => self.on_event(event),
+                            Err(_) => break,
+                        }
+                    }
                     for change in self.links.tick() {
                         self.on_link_change(change);
                     }

@@ -34,6 +34,10 @@ pub use crate::wire::state::MAX_TENSORS;
 /// The longest name of a tensor, in bytes.
 pub const MAX_NAME_BYTES: usize = 1024;
 
+/// The most bytes all names of a state can have together: with them, what is presented fits into
+/// one control message.
+pub const MAX_NAMES_BYTES: usize = 8 << 20;
+
 /// The most bytes one tensor can have: what a signed 64-bit length can say.
 pub const MAX_TENSOR_BYTES: u64 = i64::MAX as u64;
 
@@ -143,6 +147,12 @@ impl Presentation {
         if self.entries.len() > MAX_TENSORS as usize {
             let count = self.entries.len();
             return Err(format!("{count} tensors, where the limit is {MAX_TENSORS}"));
+        }
+        let names_bytes: usize = self.entries.iter().map(|entry| entry.name.len()).sum();
+        if names_bytes > MAX_NAMES_BYTES {
+            return Err(format!(
+                "the names of its tensors have {names_bytes} bytes, where the limit is {MAX_NAMES_BYTES}"
+            ));
         }
         let mut names = BTreeSet::new();
         for (index, entry) in self.entries.iter().enumerate() {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use super::epochs::neighbours;
 use super::members::{Departure, Member};
 use super::{ConnectionId, Master, Output};
 use crate::types::{PeerId, Timestamp};
@@ -48,7 +49,18 @@ impl Master {
         }
     }
 
+    /// Only neighbours of the active epoch are witnesses: who has activated it a moment later than
+    /// the other end sees a link close that the new ring does not have.
     pub(super) fn on_link_state(&mut self, reporter: PeerId, other: PeerId, up: bool) {
+        let pair = (reporter.min(other), reporter.max(other));
+        if !self
+            .active
+            .rings
+            .values()
+            .any(|ring| neighbours(ring).contains(&pair))
+        {
+            return;
+        }
         let Some(member) = self.members.get_mut(&other) else {
             return;
         };

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use tracing::debug;
 
 use super::Master;
+use super::epochs::Change;
 use super::members::Member;
 use crate::types::{GroupId, OperationId, PeerId};
 use crate::wire::control::{AbortCause, CallResult, JointCall, Outcome, ToPeer};
@@ -57,7 +58,9 @@ impl Master {
                 self.abort_sync(group, format!("{} cancelled it", self.name(peer)));
                 return;
             }
-            Some(JointCall::UpdateTopology) if self.change.is_some() => {
+            Some(JointCall::UpdateTopology)
+                if self.change.as_ref().is_some_and(Change::lets_newcomers_in) =>
+            {
                 // Newcomers may be on their way in: the call ends with the epoch.
                 return;
             }

@@ -12,7 +12,7 @@ use crate::wire::control::{
     AbortCause, CallResult, JointCall, LinkSpec, Outcome, Proposal, ToPeer,
 };
 
-type Rings = BTreeMap<GroupId, Vec<PeerId>>;
+pub(super) type Rings = BTreeMap<GroupId, Vec<PeerId>>;
 
 /// The epoch that holds now.
 #[derive(Debug)]
@@ -93,6 +93,11 @@ enum Stage {
 }
 
 impl Change {
+    /// Whether newcomers are on their way in, so that `update_topology` ends with the epoch.
+    pub(super) fn lets_newcomers_in(&self) -> bool {
+        !self.basis.newcomers.is_empty()
+    }
+
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         match &self.stage {
             Stage::Proposed { deadline, .. } => *deadline,
@@ -139,7 +144,7 @@ impl Master {
         let basis = Basis {
             members,
             newcomers,
-            broken: self.broken.clone(),
+            broken: self.testimony.broken(),
         };
         match &self.change {
             Some(change) if change.basis == basis => return,
@@ -185,7 +190,7 @@ impl Master {
             groups,
             newcomers: basis.newcomers.clone(),
             broken: basis.broken.clone(),
-            complaints: self.complaints.clone(),
+            complaints: self.testimony.complaints().clone(),
         }));
         self.change = Some(Change {
             basis,
@@ -228,7 +233,7 @@ impl Master {
         let links_hold = self.active.rings.values().all(|ring| {
             neighbours(ring)
                 .iter()
-                .all(|(low, high)| !self.broken.contains(&(*low, *high)))
+                .all(|pair| !self.testimony.is_broken(pair))
         });
         same_members && links_hold
     }
@@ -258,13 +263,9 @@ impl Master {
         }
         for peer in dropped {
             let others: Vec<String> = self
-                .broken
-                .iter()
-                .filter_map(|(low, high)| match (*low == peer, *high == peer) {
-                    (true, _) => Some(self.name(*high)),
-                    (_, true) => Some(self.name(*low)),
-                    _ => None,
-                })
+                .testimony
+                .partners(peer)
+                .map(|other| self.name(other))
                 .collect();
             self.evict(
                 peer,
@@ -397,39 +398,9 @@ impl Master {
         }
     }
 
-    pub(super) fn on_link_failed(
-        &mut self,
-        reporter: PeerId,
-        epoch: Epoch,
-        other: PeerId,
-        reason: String,
-    ) {
-        let rings = match &self.change {
-            Some(Change {
-                stage:
-                    Stage::Proposed {
-                        epoch: proposed,
-                        rings,
-                        ..
-                    },
-                ..
-            }) if *proposed == epoch => rings,
-            _ if self.active.epoch == epoch => &self.active.rings,
-            _ => return,
-        };
-        let pair = (reporter.min(other), reporter.max(other));
-        if !rings.values().any(|ring| neighbours(ring).contains(&pair)) {
-            return;
-        }
-        warn!(from = %self.name(reporter), to = %self.name(other), %reason, "link failed");
-        self.broken.insert(pair);
-        self.complaints.entry(reporter).or_default().insert(other);
-    }
-
-    /// Ends the wait for newcomers' links: a newcomer that has not reported is refused; if all
-    /// have, the links of those that have not are taken for broken.
-    pub(super) fn give_up_on_wiring(&mut self) {
-        let Some(Change {
+    /// Newcomers, rings and late members of a proposal whose links have had their time.
+    pub(super) fn overdue_wiring(&self) -> Option<(BTreeSet<PeerId>, Rings, Vec<PeerId>)> {
+        let Change {
             basis,
             stage:
                 Stage::Proposed {
@@ -438,37 +409,17 @@ impl Master {
                     deadline,
                     ..
                 },
-        }) = &self.change
+        } = self.change.as_ref()?
         else {
-            return;
+            return None;
         };
-        if deadline.is_none_or(|deadline| self.now < deadline) {
-            return;
-        }
-        let late: Vec<PeerId> = rings
+        let is_over = deadline.is_some_and(|deadline| self.now >= deadline);
+        let late = rings
             .values()
             .flatten()
-            .filter(|peer| !wired.contains(peer))
-            .copied()
-            .collect();
-        let late_newcomers: Vec<PeerId> = late
-            .iter()
-            .filter(|peer| basis.newcomers.contains(peer))
-            .copied()
-            .collect();
-        if late_newcomers.is_empty() {
-            let of_late =
-                |pair: &(PeerId, PeerId)| late.contains(&pair.0) || late.contains(&pair.1);
-            let pairs: Vec<_> = rings.values().flat_map(|ring| neighbours(ring)).collect();
-            self.broken.extend(pairs.into_iter().filter(of_late));
-        }
-        let limit_ms = self.config.wiring_timeout.as_millis();
-        for peer in late_newcomers {
-            self.evict(
-                peer,
-                format!("its links did not come up within {limit_ms} ms"),
-            );
-        }
+            .filter(|peer| !wired.contains(peer));
+        let late: Vec<PeerId> = late.copied().collect();
+        (is_over && !late.is_empty()).then(|| (basis.newcomers.clone(), rings.clone(), late))
     }
 
     /// Makes the proposed epoch the active one if enough of those who must have agreed to it.
@@ -511,7 +462,7 @@ impl Master {
         }
         let epoch = *epoch;
         if detached {
-            warn!(%epoch, "half of the voters or more fell silent; going on without a majority");
+            warn!(%epoch, "half of the voters or more are silent or evicted; going on without a majority");
         }
         let rings = rings.clone();
         let lets_in = !basis.newcomers.is_empty();
@@ -560,7 +511,7 @@ impl Master {
 }
 
 /// The links of a ring, each once, as (lower, higher) id.
-fn neighbours(ring: &[PeerId]) -> BTreeSet<(PeerId, PeerId)> {
+pub(super) fn neighbours(ring: &[PeerId]) -> BTreeSet<(PeerId, PeerId)> {
     let successors = ring.iter().cycle().skip(1);
     ring.iter()
         .zip(successors)

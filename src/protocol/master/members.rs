@@ -218,14 +218,9 @@ impl Master {
         while self.gone.len() > GONE_MAX {
             self.gone.pop_first();
         }
-        self.broken
-            .retain(|(low, high)| *low != peer && *high != peer);
-        self.complaints.remove(&peer);
+        self.testimony.forget_peer(peer);
         for other in self.members.values_mut() {
             other.unreachable_from.remove(&peer);
-        }
-        for complaints in self.complaints.values_mut() {
-            complaints.remove(&peer);
         }
         if member.accepted {
             self.active

@@ -26,8 +26,9 @@ mod epochs;
 mod members;
 mod operations;
 mod syncs;
+mod testimony;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ use epochs::{ActiveEpoch, Change};
 use members::Member;
 use operations::Operations;
 use syncs::SharedStateOfGroup;
+use testimony::Testimony;
 
 /// Settings of a master. All durations cost time to notice a failure when large, and wrong
 /// suspicion when small.
@@ -180,10 +182,7 @@ pub struct Master {
     change: Option<Change>,
     last_count: u32,
     next_request: u64,
-    /// Links that cannot be made, as (lower, higher) id.
-    broken: BTreeSet<(PeerId, PeerId)>,
-    /// Who complained of whom, for the choice of whom to drop.
-    complaints: BTreeMap<PeerId, BTreeSet<PeerId>>,
+    testimony: Testimony,
 
     operations: BTreeMap<GroupId, Operations>,
     shared_state: BTreeMap<GroupId, SharedStateOfGroup>,
@@ -218,8 +217,7 @@ impl Master {
             change: None,
             last_count: 0,
             next_request: 1,
-            broken: BTreeSet::new(),
-            complaints: BTreeMap::new(),
+            testimony: Testimony::default(),
             operations: BTreeMap::new(),
             shared_state: BTreeMap::new(),
             next_round: 1,
@@ -257,6 +255,9 @@ impl Master {
             earliest = earliest.min(member.next_timeout(&self.config));
         }
         if let Some(deadline) = self.change.as_ref().and_then(Change::deadline) {
+            earliest = earliest.min(deadline);
+        }
+        if let Some(deadline) = self.testimony.deadline() {
             earliest = earliest.min(deadline);
         }
         earliest

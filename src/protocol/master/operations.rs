@@ -72,7 +72,7 @@ impl Operations {
 
 impl Master {
     pub(super) fn on_begun(&mut self, peer: PeerId, op: OperationId, descriptor: Descriptor) {
-        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+        let Some(group) = self.group_of_accepted(peer) else {
             return;
         };
         if op.epoch < self.active.epoch {
@@ -110,25 +110,38 @@ impl Master {
         }
     }
 
+    /// Who is not accepted yet has no say in operations.
+    fn group_of_accepted(&mut self, peer: PeerId) -> Option<GroupId> {
+        let member = self.members.get(&peer)?;
+        if !member.accepted {
+            let reason = "it spoke of an operation before it was accepted".to_owned();
+            self.evict(peer, reason);
+            return None;
+        }
+        Some(member.group)
+    }
+
     pub(super) fn on_done(&mut self, peer: PeerId, op: OperationId) {
-        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+        let Some(group) = self.group_of_accepted(peer) else {
             return;
         };
         let Some(operations) = self.operations.get_mut(&group) else {
             return;
         };
-        if let Some(operation) = operations.current(op) {
+        if let Some(operation) = operations.current(op)
+            && operation.has_begun(peer)
+        {
             operation.done.insert(peer);
         }
     }
 
     pub(super) fn on_failed(&mut self, peer: PeerId, op: OperationId, reason: String) {
         let reason = format!("{}: {reason}", self.name(peer));
-        self.abort_reported(peer, op, reason);
+        self.abort(peer, op, AbortCause::Reported { reason });
     }
 
     pub(super) fn on_deadline(&mut self, peer: PeerId, op: OperationId) {
-        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+        let Some(group) = self.group_of_accepted(peer) else {
             return;
         };
         let members: Vec<PeerId> = self.accepted(Some(group)).map(|(id, _)| *id).collect();
@@ -160,15 +173,15 @@ impl Master {
             self.name(peer),
             names.join(", ")
         );
-        self.abort_reported(peer, op, reason);
+        self.abort(peer, op, AbortCause::DeadlinePassed { reason });
     }
 
-    fn abort_reported(&mut self, peer: PeerId, op: OperationId, reason: String) {
+    fn abort(&mut self, peer: PeerId, op: OperationId, cause: AbortCause) {
         if self.change.is_some() {
             // The epoch that is coming brings the outcome, or a new start.
             return;
         }
-        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+        let Some(group) = self.group_of_accepted(peer) else {
             return;
         };
         let is_current = self
@@ -176,7 +189,7 @@ impl Master {
             .get_mut(&group)
             .is_some_and(|operations| operations.current(op).is_some());
         if is_current {
-            self.settle(group, op, Outcome::Aborted(AbortCause::Reported { reason }));
+            self.settle(group, op, Outcome::Aborted(cause));
         }
     }
 
@@ -188,7 +201,7 @@ impl Master {
                 continue;
             };
             for (op, operation) in operations.unsettled() {
-                if operation.done.len() >= ring.len() {
+                if ring.iter().all(|peer| operation.is_done(*peer)) {
                     finished.push((*group, op, ring.clone()));
                 }
             }

@@ -20,6 +20,10 @@ enum Kind {
 }
 
 impl RunningCall {
+    pub(super) fn excludes_operations(&self) -> bool {
+        !matches!(self.kind, Kind::ArePeersPending)
+    }
+
     pub(super) fn name(&self) -> &'static str {
         match self.kind {
             Kind::UpdateTopology => "update_topology",

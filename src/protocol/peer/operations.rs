@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use super::calls::RunningCall;
 use super::{OPERATIONS_MAX, Output, Peer, Phase, Reply, RequestId};
 use crate::error::{CollectiveError, Gone, LostPeer};
 use crate::types::{Descriptor, OperationId, PeerId, Tag, Timestamp};
@@ -81,6 +82,10 @@ impl Peer {
             Phase::Member { .. } => {}
             Phase::Gone(gone) => return Some(gone.clone().into()),
             _ => return Some(CollectiveError::NotConnected),
+        }
+        if let Some(call) = self.call.filter(RunningCall::excludes_operations) {
+            let running = call.name();
+            return Some(CollectiveError::CallInProgress { running });
         }
         if self.operations.contains_key(&tag) {
             return Some(CollectiveError::TagInUse { tag });
@@ -344,6 +349,7 @@ fn abort_error(tag: Tag, cause: AbortCause, cancelled: bool) -> CollectiveError 
         },
         AbortCause::Reported { .. } if cancelled => CollectiveError::Cancelled,
         AbortCause::Reported { reason } => CollectiveError::Aborted { reason },
+        AbortCause::DeadlinePassed { reason } => CollectiveError::DeadlinePassed { reason },
         AbortCause::Mismatch { field, detail } => CollectiveError::Mismatch { tag, field, detail },
         AbortCause::CannotMeet { detail } => CollectiveError::CannotMeet { detail },
     }

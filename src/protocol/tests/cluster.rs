@@ -44,6 +44,7 @@ pub(super) struct Node {
     pub(super) alive: bool,
     /// Stopped: takes nothing in, says nothing, but its sockets stay.
     pub(super) frozen: bool,
+    pub(super) was_frozen: bool,
     /// Dead, but the system has not closed its listener yet.
     pub(super) port_lingers: bool,
     connection: Option<ConnectionId>,
@@ -145,6 +146,7 @@ impl Cluster {
             id: None,
             alive: true,
             frozen: false,
+            was_frozen: false,
             port_lingers: false,
             connection: None,
             wanted: BTreeSet::new(),
@@ -247,6 +249,18 @@ impl Cluster {
     pub(super) fn fail_link(&mut self, node: usize, peer: PeerId) {
         let reason = "no lane within 5000 ms".to_owned();
         self.tell_peer(node, peer::Input::LinkFailed { peer, reason });
+    }
+
+    /// A node says that all its lanes to a peer have closed.
+    pub(super) fn say_link_down(&mut self, node: usize, peer: PeerId) {
+        let connection = self.nodes[node].connection.unwrap();
+        // Unnumbered, so that the session does not miss what it has not said itself.
+        let frame = Frame {
+            sequence: 0,
+            acknowledged: 0,
+            message: ToMaster::LinkState { peer, up: false },
+        };
+        self.tell_master(master::Input::Message { connection, frame });
     }
 
     /// What runs at a node cannot go on there.

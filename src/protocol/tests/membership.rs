@@ -343,3 +343,83 @@ fn cancel_ends_each_kind_of_call_and_the_peer_stays() {
         "{replies:?}"
     );
 }
+
+#[test]
+fn a_link_that_closes_with_the_epoch_it_belonged_to_is_no_witness() {
+    let mut cluster = Cluster::of(3);
+    let ids: Vec<_> = cluster.nodes.iter().map(|node| node.id.unwrap()).collect();
+    let newcomer = cluster.spawn(GroupId(0));
+    cluster.command(newcomer, Command::Connect);
+    cluster.run();
+    cluster.all((0..3).map(|n| (n, Command::UpdateTopology)).collect());
+    // The newcomer came between the last and the first; one of them is late to report.
+    cluster.say_link_down(0, ids[2]);
+    cluster.run();
+    cluster.pass(Duration::from_secs(60));
+    cluster.break_connection(2);
+    cluster.run();
+    assert_eq!(cluster.nodes[2].peer.gone(), None);
+    assert_eq!(
+        cluster.nodes[0].membership.as_ref().unwrap().sizes.global,
+        4
+    );
+}
+
+#[test]
+fn a_cancelled_update_ends_although_the_epoch_changes_for_another_reason() {
+    let mut cluster = Cluster::of(4);
+    let update = cluster.command(0, Command::UpdateTopology);
+    cluster.run();
+    for node in [1, 2] {
+        cluster.nodes[node].frozen = true;
+    }
+    cluster.kill(3);
+    cluster.run();
+    cluster.all(vec![(0, Command::Cancel)]);
+    let cancelled = Reply::Membership(Err(MembershipError::Cancelled));
+    assert_eq!(cluster.reply(0, update), Some(&cancelled));
+}
+
+#[test]
+fn links_that_heal_are_used_again_and_old_outages_evict_nobody() {
+    let mut cluster = Cluster::of(5);
+    let ids: Vec<_> = cluster.nodes.iter().map(|node| node.id.unwrap()).collect();
+    for (low, high) in [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4), (0, 2)] {
+        cluster.fail_link(low, ids[high]);
+        cluster.run();
+        cluster.pass(Duration::from_secs(3600));
+    }
+    for node in &cluster.nodes {
+        assert_eq!(node.peer.gone(), None);
+    }
+}
+
+#[test]
+fn a_bad_newcomer_does_not_take_a_good_one_with_it() {
+    let mut cluster = Cluster::of(1);
+    let waiting: Vec<_> = (1..3)
+        .map(|_| {
+            let node = cluster.spawn(GroupId(0));
+            (node, cluster.command(node, Command::Connect))
+        })
+        .collect();
+    cluster.run();
+    let ids: Vec<_> = cluster.nodes.iter().map(|node| node.id.unwrap()).collect();
+    // Nobody reaches node 1, the elder of the two; node 2 says so first.
+    cluster.cut.extend([(ids[0], ids[1]), (ids[1], ids[2])]);
+    let update = cluster.command(0, Command::UpdateTopology);
+    cluster.run();
+    cluster.fail_link(2, ids[1]);
+    cluster.run();
+    cluster.fail_link(0, ids[1]);
+    cluster.run();
+    cluster.pass(Duration::from_secs(1));
+    let accepted = Some(&Reply::Connect(Ok(())));
+    assert_eq!(cluster.reply(waiting[1].0, waiting[1].1), accepted);
+    assert_eq!(cluster.reply(0, update).cloned(), UPDATED);
+    let refused = cluster.reply(waiting[0].0, waiting[0].1);
+    assert!(matches!(
+        refused,
+        Some(Reply::Connect(Err(ConnectError::Refused { .. })))
+    ));
+}

@@ -308,3 +308,15 @@ fn a_deadline_that_passes_while_the_epoch_changes_is_not_forgotten() {
     let error = error(cluster.reply(0, call));
     assert!(error.to_string().contains("node-1"), "{error}");
 }
+
+#[test]
+fn a_joint_call_that_excludes_operations_does_so_at_its_own_peer() {
+    let mut cluster = Cluster::of(2);
+    cluster.command(0, Command::UpdateTopology);
+    let refused = cluster.all(vec![(0, reduce(1))]);
+    let running = "update_topology";
+    assert_eq!(
+        error(refused[0].as_ref()),
+        CollectiveError::CallInProgress { running }
+    );
+}

@@ -76,6 +76,14 @@ fn play(seed: u64) {
         }
     }
     check_outcomes(&cluster, seed);
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        let is_honest = node.alive && !node.was_frozen && node.membership.is_some();
+        assert!(
+            !is_honest || node.peer.gone().is_none(),
+            "seed {seed}: node {index} did nothing wrong and is gone: {:?}",
+            node.peer.gone()
+        );
+    }
 }
 
 fn fault(cluster: &mut Cluster, dice: &mut Dice) {
@@ -85,7 +93,10 @@ fn fault(cluster: &mut Cluster, dice: &mut Dice) {
     }
     match dice.below(5) {
         0 | 1 => cluster.kill(node),
-        2 => cluster.nodes[node].frozen = !cluster.nodes[node].frozen,
+        2 => {
+            cluster.nodes[node].frozen ^= true;
+            cluster.nodes[node].was_frozen = true;
+        }
         3 => cluster.break_connection(node),
         _ => {
             let node = cluster.spawn(GroupId(0));

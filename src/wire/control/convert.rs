@@ -558,6 +558,9 @@ fn settled(op: &OperationId, outcome: &Outcome) -> p::Settled {
             field: field.clone(),
             detail: detail.clone(),
         }),
+        Outcome::Aborted(AbortCause::DeadlinePassed { reason }) => P::DeadlinePassed(p::Text {
+            text: reason.clone(),
+        }),
         Outcome::Aborted(AbortCause::CannotMeet { detail }) => P::CannotMeet(p::Text {
             text: detail.clone(),
         }),
@@ -585,6 +588,7 @@ fn unsettled(settled: p::Settled) -> Decoded<(OperationId, Outcome)> {
             field: m.field,
             detail: m.detail,
         }),
+        P::DeadlinePassed(m) => Outcome::Aborted(AbortCause::DeadlinePassed { reason: m.text }),
         P::CannotMeet(m) => Outcome::Aborted(AbortCause::CannotMeet { detail: m.text }),
     };
     Ok((settled.op.into(), outcome))

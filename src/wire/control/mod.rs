@@ -268,7 +268,12 @@ pub enum Outcome {
 pub enum AbortCause {
     /// Peers left the run: who, and why.
     PeersLost(Vec<(PeerName, String)>),
-    /// A peer reported a failure, a deadline, or was told to cancel.
+    /// A caller's deadline passed.
+    DeadlinePassed {
+        /// Whose, and whom it waited for.
+        reason: String,
+    },
+    /// A peer reported a failure, or was told to cancel.
     Reported {
         /// What, and by whom.
         reason: String,

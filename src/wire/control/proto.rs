@@ -307,7 +307,7 @@ pub(super) struct Link {
 pub(super) struct Settled {
     #[prost(message, required, tag = "1")]
     pub(super) op: Operation,
-    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7")]
     pub(super) outcome: Option<Outcome>,
 }
 
@@ -323,6 +323,8 @@ pub(super) enum Outcome {
     Mismatch(Mismatch),
     #[prost(message, tag = "6")]
     CannotMeet(Text),
+    #[prost(message, tag = "7")]
+    DeadlinePassed(Text),
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,0 +1,171 @@
+//! What peers say of the links between them, and what follows: a ring without the link, or a
+//! newcomer that is not let in. Never an eviction of an accepted peer by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::Master;
+use super::epochs::neighbours;
+use crate::types::{Epoch, PeerId, Timestamp};
+
+/// How long a link that could not be made is kept out of rings: outages heal.
+const BROKEN_FOR: Duration = Duration::from_secs(60);
+
+/// How long a complaint between two newcomers waits for a second one that says whose fault it is.
+const SECOND_TESTIMONY: Duration = Duration::from_millis(500);
+
+type Pair = (PeerId, PeerId);
+
+/// Links that cannot be made, as (lower, higher) id.
+#[derive(Debug, Default)]
+pub(super) struct Testimony {
+    broken: BTreeMap<Pair, Timestamp>,
+    /// Between two newcomers: it may be the fault of either.
+    suspected: BTreeMap<Pair, Timestamp>,
+    /// With whom each peer has a link that failed, whichever of the two said so.
+    complaints: BTreeMap<PeerId, BTreeSet<PeerId>>,
+}
+
+impl Testimony {
+    pub(super) fn broken(&self) -> BTreeSet<Pair> {
+        self.broken.keys().copied().collect()
+    }
+
+    pub(super) fn is_broken(&self, pair: &Pair) -> bool {
+        self.broken.contains_key(pair)
+    }
+
+    pub(super) fn complaints(&self) -> &BTreeMap<PeerId, BTreeSet<PeerId>> {
+        &self.complaints
+    }
+
+    /// With whom this peer has a link that failed.
+    pub(super) fn partners(&self, peer: PeerId) -> impl Iterator<Item = PeerId> + '_ {
+        self.complaints.get(&peer).into_iter().flatten().copied()
+    }
+
+    /// Whatever was said of or by a peer that is gone.
+    pub(super) fn forget_peer(&mut self, peer: PeerId) {
+        let is_other = |pair: &Pair| pair.0 != peer && pair.1 != peer;
+        self.broken.retain(|pair, _| is_other(pair));
+        self.suspected.retain(|pair, _| is_other(pair));
+        self.complaints.remove(&peer);
+        for partners in self.complaints.values_mut() {
+            partners.remove(&peer);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        let suspected = self
+            .suspected
+            .values()
+            .map(|since| *since + SECOND_TESTIMONY);
+        let broken = self.broken.values().map(|since| *since + BROKEN_FOR);
+        suspected.chain(broken).min()
+    }
+
+    fn complain(&mut self, pair: Pair) {
+        self.complaints.entry(pair.0).or_default().insert(pair.1);
+        self.complaints.entry(pair.1).or_default().insert(pair.0);
+    }
+
+    /// Believes suspicions that nothing has cleared up, and forgets what is old.
+    fn age(&mut self, now: Timestamp) {
+        let is_due = |since: &Timestamp| *since + SECOND_TESTIMONY <= now;
+        self.broken
+            .extend(self.suspected.iter().filter(|(_, since)| is_due(since)));
+        self.suspected.retain(|_, since| !is_due(since));
+        let known = self.broken.len();
+        self.broken.retain(|_, since| now < *since + BROKEN_FOR);
+        if self.broken.len() < known {
+            let (broken, suspected) = (&self.broken, &self.suspected);
+            for (peer, partners) in &mut self.complaints {
+                partners.retain(|other| {
+                    let pair = (*peer.min(other), *peer.max(other));
+                    broken.contains_key(&pair) || suspected.contains_key(&pair)
+                });
+            }
+        }
+    }
+}
+
+impl Master {
+    pub(super) fn on_link_failed(
+        &mut self,
+        reporter: PeerId,
+        epoch: Epoch,
+        other: PeerId,
+        reason: String,
+    ) {
+        // A report from a proposal that was replaced meanwhile is as true as before.
+        let is_known = |peer| self.members.contains_key(&peer);
+        if epoch < self.active.epoch || reporter == other || !is_known(other) {
+            return;
+        }
+        warn!(from = %self.name(reporter), to = %self.name(other), %reason, "link failed");
+        let pair = (reporter.min(other), reporter.max(other));
+        self.testimony.complain(pair);
+        let newcomers: Vec<PeerId> = [pair.0, pair.1]
+            .into_iter()
+            .filter(|peer| {
+                self.members
+                    .get(peer)
+                    .is_some_and(|member| !member.accepted)
+            })
+            .collect();
+        for newcomer in &newcomers {
+            let partners: Vec<String> = self
+                .testimony
+                .partners(*newcomer)
+                .map(|peer| self.name(peer))
+                .collect();
+            if partners.len() >= 2 {
+                let reason = format!("no link can be made with {}", partners.join(", "));
+                return self.evict(*newcomer, reason);
+            }
+        }
+        if newcomers.len() == 2 {
+            self.testimony.suspected.entry(pair).or_insert(self.now);
+        } else {
+            self.testimony.broken.insert(pair, self.now);
+        }
+    }
+
+    /// Ends the wait for newcomers' links: a newcomer that has not reported is refused; if all
+    /// have, a link that neither end reports is taken for broken, and who alone does not report
+    /// goes.
+    pub(super) fn give_up_on_wiring(&mut self) {
+        self.testimony.age(self.now);
+        let Some((newcomers, rings, late)) = self.overdue_wiring() else {
+            return;
+        };
+        let limit_ms = self.config.wiring_timeout.as_millis();
+        let reason = format!("its links did not come up within {limit_ms} ms");
+        let late_newcomers: Vec<PeerId> = late
+            .iter()
+            .filter(|peer| newcomers.contains(peer))
+            .copied()
+            .collect();
+        if !late_newcomers.is_empty() {
+            for peer in late_newcomers {
+                self.evict(peer, reason.clone());
+            }
+            return;
+        }
+        let dark: Vec<Pair> = rings
+            .values()
+            .flat_map(|ring| neighbours(ring))
+            .filter(|pair| late.contains(&pair.0) && late.contains(&pair.1))
+            .collect();
+        if dark.is_empty() {
+            for peer in late {
+                self.evict(peer, reason.clone());
+            }
+        }
+        for pair in dark {
+            self.testimony.broken.insert(pair, self.now);
+        }
+    }
+}
