@@ -1,4 +1,29 @@
 //! Fault-tolerant collective communication for machines scattered over the public internet.
+//!
+//! A run has one [`Master`] and any number of peers, each with a [`Communicator`]. Peers find each
+//! other through the master, and move tensors between themselves:
+//!
+//! ```text
+//!                     Master        who is in the run, how each operation ended
+//!                   /    |    \
+//!             Communicator ... Communicator          tensors, around a ring
+//!
+//!   connect ─► are_peers_pending ─► update_topology ─► sync_shared_state     when somebody joins
+//!                      └─ nobody ─► all_reduce, again after PeersLost        in every step
+//! ```
+//!
+//! | to | call |
+//! | --- | --- |
+//! | combine a buffer over all peers | [`Communicator::all_reduce`], [`Communicator::all_reduce_in_place`] |
+//! | combine several at once | [`Communicator::scope`], [`Communicator::all_reduce_many`] |
+//! | combine while the caller goes on | [`Communicator::start_all_reduce`] |
+//! | let newcomers in | [`Communicator::are_peers_pending`], [`Communicator::update_topology`] |
+//! | give everybody the same tensors | [`Communicator::sync_shared_state`] |
+//!
+//! Errors are filed by what to do next: each variant of [`CollectiveError`], [`SyncError`],
+//! [`MembershipError`] and [`ConnectError`] says it. A peer that is [`Gone`] starts again with a new
+//! communicator. The README has the whole loop; `examples/train_loop_with_churn.rs` answers every
+//! error.
 
 #[cfg(feature = "net")]
 mod communicator;
