@@ -32,7 +32,8 @@ use crate::wire::control::{Hello, Join, Message, ToPeer, Welcome};
 use crate::wire::greeting::Kind;
 use crate::wire::hello::{LaneHello, TransferHello};
 
-/// How long one attempt to reach the master may take.
+/// How long each step of an attempt to reach the master may take: its name, the connection, its
+/// answer.
 const MASTER_DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long the last words to the master may take to go out.
