@@ -208,6 +208,7 @@ pub enum CollectiveError {
 
 impl CollectiveError {
     /// Whether calling again with the same arguments can succeed without any other step.
+    #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
@@ -274,7 +275,9 @@ pub enum SyncError {
     /// `cancel` was called from another thread. **Next:** sync again when wanted.
     #[error("cancelled")]
     Cancelled,
-    /// This communicator is no longer part of a run.
+    /// This communicator is no longer part of a run. **Next:** load a checkpoint, make a new
+    /// communicator, connect and sync: tensors that were being received hold parts of two versions,
+    /// and a new communicator does not know which.
     #[error(transparent)]
     Gone(#[from] Gone),
 }

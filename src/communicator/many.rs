@@ -13,6 +13,7 @@ use crate::types::{DataType, Descriptor, Tag};
 
 /// One operation of [`Communicator::all_reduce_many`].
 #[derive(Debug)]
+#[must_use = "nothing happens before all_reduce_many is given it"]
 pub struct Reduce<'a> {
     memory: Lendable<'a>,
     lengths: Result<u64, CollectiveError>,

@@ -135,7 +135,9 @@ impl Communicator {
             .map_or(WorldSizes::ALONE, |driver| driver.snapshot().sizes())
     }
 
-    /// This peer's place in the ring of its group, once accepted.
+    /// This peer's place in the ring of its group, once accepted. Keeps its last value after this
+    /// peer is gone, as do [`peer_id`](Self::peer_id), [`members`](Self::members) and
+    /// [`epoch`](Self::epoch).
     pub fn rank(&self) -> Option<Rank> {
         self.driver()?
             .snapshot()
@@ -218,6 +220,9 @@ impl Communicator {
     /// success every one was reduced. The one with the lowest index that is not yet committed is
     /// always launched first. Tags must differ.
     ///
+    /// An operation whose [`deadline`](ReduceOptions::deadline) passes is retried as well, with the
+    /// same deadline again: it bounds an attempt, not this call.
+    ///
     /// On an error that a retry cannot mend, the operations that were committed keep their
     /// results ([`Reduce::report`] tells which); the others' inputs are as before.
     ///
@@ -280,9 +285,13 @@ impl Communicator {
         pollster::block_on(self.membership(Command::Leave))
     }
 
-    /// Ends every call of this communicator that blocks now, in whatever thread, with
-    /// `Cancelled`; an operation is aborted for everybody. What is settled meanwhile keeps its
-    /// outcome. The communicator stays in the run.
+    /// Ends the calls of this communicator that block now, in whatever thread, with `Cancelled`; an
+    /// operation is aborted for everybody, and a sync that is moving tensors ends with `Aborted` for
+    /// everybody. What is settled meanwhile keeps its outcome, and so does an `update_topology` that
+    /// is letting newcomers in. The communicator stays in the run.
+    ///
+    /// Returns at once. The master ends the calls, so they go on for as long as it is away, up to
+    /// `master_grace`.
     pub fn cancel(&self) {
         let _ = pollster::block_on(self.membership(Command::Cancel));
     }

@@ -12,6 +12,7 @@ use crate::types::{PeerId, ReduceOp, Tag};
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use = "setters return the changed options and leave the original as it is"]
 pub struct ReduceOptions {
     /// How contributions are combined. Default sum.
     pub op: ReduceOp,

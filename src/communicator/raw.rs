@@ -12,6 +12,9 @@ use crate::error::CollectiveError;
 use crate::types::{DataType, Descriptor};
 
 /// An all-reduce in flight on memory that its starter vouches for.
+///
+/// Dropped or leaked, the operation goes on and the memory stays in use: nothing tells then when
+/// it is free again.
 #[must_use = "the memory is in use until it is waited for"]
 pub struct RawReduction {
     completion: Arc<Completion>,

@@ -53,7 +53,7 @@ pub enum MasterError {
         /// What the system said.
         reason: String,
     },
-    /// The system gave no thread or no random numbers.
+    /// The system gave no thread or no random numbers. **Next:** raise the limits of the process.
     #[error("cannot start: {0}")]
     System(std::io::Error),
 }
@@ -69,6 +69,7 @@ pub enum MasterError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "dropping it stops the master"]
 pub struct Master {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,

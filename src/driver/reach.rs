@@ -7,7 +7,7 @@ use crate::transport::{GreetError, SocketOptions, Stream, dial, greet, resolve};
 use crate::wire::control::{Hello, Message, Welcome};
 use crate::wire::greeting::Kind;
 
-/// How long each part of it may take.
+/// How long each step may take: the name, the connection, the answer.
 const MASTER_DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why there is no connection.

@@ -15,7 +15,7 @@ use super::os;
 ///
 /// ```
 /// # use std::time::Duration;
-/// use pccl::transport::SocketOptions;
+/// use pccl::SocketOptions;
 ///
 /// let options = SocketOptions::default()
 ///     .congestion_control("bbr")
@@ -23,6 +23,7 @@ use super::os;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use = "setters return the changed options"]
 pub struct SocketOptions {
     /// Size of the kernel's send buffer, in bytes. Default `None`: the kernel grows it as needed.
     ///

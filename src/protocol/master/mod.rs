@@ -44,21 +44,24 @@ use syncs::SharedStateOfGroup;
 use testimony::Testimony;
 
 /// Settings of a master. All durations cost time to notice a failure when large, and wrong
-/// suspicion when small.
+/// suspicion when small. Peers are told the first two when they register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MasterConfig {
     /// How often master and peers speak at least. Default 500 ms; each beat is about 60 bytes
     /// each way.
     pub heartbeat_interval: Duration,
-    /// How long a peer may be silent before it is evicted. Default 3 s.
+    /// How long a peer may be silent before it is evicted; several times `heartbeat_interval`.
+    /// Default 3 s. A hanging peer holds everybody up for so long.
     pub heartbeat_timeout: Duration,
     /// How long a peer whose control connection broke may take to resume, unless a second witness
-    /// says that it is dead. Default 2 s.
+    /// says that it is dead. Default 2 s. A peer whose host vanished holds everybody up for so long.
     pub resume_grace: Duration,
     /// How long the links of a new epoch may take to come up while newcomers are let in.
-    /// Default 10 s.
+    /// Default 10 s. One that does not come up holds `update_topology` up for so long; longer than
+    /// the peers' `link_timeout`, or a broken link is blamed on the newcomer.
     pub wiring_timeout: Duration,
-    /// Most peers, registered and accepted. Default 4096.
+    /// Most peers, registered and accepted. Default 4096. Each costs a connection and two small
+    /// tasks.
     pub peers_max: usize,
 }
 

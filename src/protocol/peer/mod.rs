@@ -198,7 +198,7 @@ pub enum Output {
     Send(Frame<ToMaster>),
     /// Have exactly these links: make those that are missing, close the others.
     Wire {
-        /// Of the run with this number.
+        /// The newest epoch that wants them.
         epoch: Epoch,
         /// The links.
         links: Vec<LinkSpec>,
