@@ -212,7 +212,9 @@ impl CollectiveError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            CollectiveError::PeersLost { .. } | CollectiveError::Aborted { .. }
+            CollectiveError::PeersLost { .. }
+                | CollectiveError::Aborted { .. }
+                | CollectiveError::DeadlinePassed { .. }
         )
     }
 }

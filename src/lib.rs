@@ -73,6 +73,10 @@
 //! `net` (default) is everything above the pure rooms; `cli` (default, needs `net`) is the `pccl`
 //! program. Without `net` only the pure rooms are built.
 
+// Elements travel as they lie in memory.
+#[cfg(target_endian = "big")]
+compile_error!("pccl reduces little-endian elements; big-endian machines are not supported");
+
 // The handle that users hold, and what they say to it.
 #[cfg(feature = "net")]
 mod communicator;

@@ -60,7 +60,8 @@ pub struct Config {
     /// then wires around it or removes a peer. Default 5 s.
     pub link_timeout: Duration,
     /// How long a lane may be idle before it says something, so that NATs and firewalls keep it.
-    /// Default 30 s; 60 bytes each time.
+    /// Default 30 s; 60 bytes each time. A lane that hears nothing for three of these, and for 90 s,
+    /// is made anew: an interval over 30 s is to be the same at all peers.
     pub keepalive_interval: Duration,
     /// Options of the sockets that carry tensors.
     pub socket: SocketOptions,

@@ -67,6 +67,11 @@ pub(super) fn run(
             Lendable::Apart { send, recv } => Lendable::Apart { send, recv },
             Lendable::InPlace(buffer) => Lendable::InPlace(buffer),
         });
+    // A deadline of one's own would pass again and again.
+    let is_own_deadline = |error: &CollectiveError, index: usize| {
+        matches!(error, CollectiveError::DeadlinePassed { .. })
+            && described[index].1.deadline.is_some()
+    };
     let failure = lend_all(memory, |buffers| {
         let (sender, outcomes) = mpsc::channel();
         let mut waiting: BTreeSet<usize> = (0..buffers.len()).collect();
@@ -94,7 +99,7 @@ pub(super) fn run(
             in_flight -= 1;
             match outcome {
                 Ok(report) => reports[index] = Some(report),
-                Err(error) if error.is_retryable() => {
+                Err(error) if error.is_retryable() && !is_own_deadline(&error, index) => {
                     waiting.insert(index);
                 }
                 // What is in flight is waited for; nothing more is launched.

@@ -257,7 +257,10 @@ impl Communicator {
         });
         match response.reply {
             Reply::Sync(Ok(revision)) => {
-                self.tainted.lock().clear();
+                let mut tainted = self.tainted.lock();
+                state.names().for_each(|name| {
+                    tainted.remove(name);
+                });
                 state.revision = revision;
                 let (tx_bytes, rx_bytes) = (response.sync.tx_bytes, response.sync.rx_bytes);
                 Ok(SyncReport {

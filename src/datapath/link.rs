@@ -25,6 +25,9 @@ const ACK_FRAMES: u64 = 64;
 /// forgotten it, and a side that only receives would never notice.
 const SILENT_INTERVALS_MAX: u32 = 3;
 
+/// What another peer's interval may be, at least: it is a setting of each.
+const OTHERS_KEEP_ALIVE: Duration = Duration::from_secs(30);
+
 /// Which lane, and which of those that had its index one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LaneKey {
@@ -147,7 +150,11 @@ impl Lane {
     /// An error once the other side has been silent for too long.
     pub(super) fn check_heard(&self, keep_alive: Duration) -> Result<(), String> {
         let silence = self.heard_at.elapsed();
-        if silence >= keep_alive.saturating_mul(SILENT_INTERVALS_MAX) {
+        if silence
+            >= keep_alive
+                .max(OTHERS_KEEP_ALIVE)
+                .saturating_mul(SILENT_INTERVALS_MAX)
+        {
             return Err(format!("silent for {} s", silence.as_secs()));
         }
         Ok(())

@@ -83,7 +83,11 @@ impl Driver {
             reason: error.to_string(),
         };
         let runtime = match config.data_threads {
-            1 => tokio::runtime::Builder::new_current_thread(),
+            1 => {
+                let mut builder = tokio::runtime::Builder::new_current_thread();
+                builder.thread_name("pccl-data");
+                builder
+            }
             threads => {
                 let mut builder = tokio::runtime::Builder::new_multi_thread();
                 builder.worker_threads(threads).thread_name("pccl-data");
@@ -101,7 +105,8 @@ impl Driver {
             .name("pccl".to_owned())
             .spawn(move || {
                 runtime.block_on(async move {
-                    let options = AcceptorOptions::default();
+                    let mut options = AcceptorOptions::default();
+                    options.socket = config.socket.clone();
                     match Acceptor::spawn(listener, options) {
                         Ok((acceptor, incoming)) => {
                             Loop::new(config, port, shared).run(queue, incoming).await;

@@ -115,6 +115,8 @@ impl Links {
     /// Who this peer is, from its registration on.
     pub(super) fn introduce(&mut self, caller: Caller) {
         self.caller = Some(caller);
+        // Of this run nothing is known yet.
+        self.epoch = Epoch::default();
     }
 
     /// Has exactly these links. Returns the peers whose links are no longer wanted.
@@ -215,7 +217,10 @@ impl Links {
         let Some(link) = self.links.get_mut(&peer) else {
             return (false, None);
         };
-        link.dialling.remove(&lane);
+        if let Some(dialling) = link.dialling.remove(&lane) {
+            // Another one would only take the place of this.
+            dialling.abort();
+        }
         link.attempts.remove(&lane);
         link.open.insert(lane);
         let change = link.down_since.take().map(|_| {
@@ -373,8 +378,9 @@ async fn dial_lane(caller: &Caller, address: &str, hello: &LaneHello) -> Result<
 
 /// Opens a connection to another peer's port.
 pub(super) async fn dial_peer(caller: &Caller, address: &str) -> Result<Stream, String> {
-    let addresses = resolve(address)
+    let addresses = tokio::time::timeout(caller.link_timeout, resolve(address))
         .await
+        .map_err(|_| format!("{address} was not resolved in time"))?
         .map_err(|error| format!("{address}: {error}"))?;
     let addresses: Vec<SocketAddr> = addresses
         .into_iter()

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -472,11 +473,16 @@ impl Loop {
             sync = session.end().await;
         }
         debug!(request = request.0, ?reply, "replied");
-        respond(Response {
+        let response = Response {
             reply,
             traffic,
             sync,
-        });
+        };
+        // It may wake a future of the caller's; a panic there is not this loop's end.
+        let told = std::panic::catch_unwind(AssertUnwindSafe(|| respond(response)));
+        if told.is_err() {
+            warn!(request = request.0, "who waited for this answer panicked");
+        }
     }
 
     fn reach_master(&mut self, hello: Hello, after: Duration) {

@@ -13,13 +13,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
-use tracing::{debug, info};
+use tokio::task::JoinSet;
+use tracing::info;
 
 use super::links::{Caller, dial_peer};
 use crate::engine::{UserBuffers, UserMemory};
 use crate::shared_state::transfer::{Holder, HolderStep, Offer, Receiver, ReceiverStep};
-use crate::shared_state::{Digest, digest};
+use crate::shared_state::{Digest, DigestHasher};
 use crate::transport::{Stream, greet, refuse, welcome};
 use crate::types::PeerId;
 use crate::wire::control::SyncPlan;
@@ -56,7 +56,7 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     plan: watch::Sender<Option<SyncPlan>>,
     tasks: JoinSet<()>,
-    receiving: Option<AbortHandle>,
+    is_receiving: bool,
     events: mpsc::UnboundedSender<SyncEvent>,
 }
 
@@ -88,43 +88,21 @@ impl Session {
             }),
             plan: watch::Sender::new(None),
             tasks: JoinSet::new(),
-            receiving: None,
+            is_receiving: false,
             events,
         }
     }
 
     /// The master's plan, or a new one after a holder was lost.
     pub(super) fn follow(&mut self, caller: &Caller, plan: SyncPlan) {
-        let (round, shared, events) = (plan.round, self.shared.clone(), self.events.clone());
-        let begins = self
-            .plan
-            .borrow()
-            .as_ref()
-            .is_none_or(|known| known.round != round);
-        self.plan.send_replace(Some(plan.clone()));
-        if let Some(task) = self.receiving.take() {
-            task.abort();
+        self.plan.send_replace(Some(plan));
+        if !self.is_receiving {
+            self.is_receiving = true;
+            let (caller, events) = (caller.clone(), self.events.clone());
+            let (plan, shared) = (self.plan.subscribe(), self.shared.clone());
+            self.tasks
+                .spawn(receive_share(caller, plan, shared, events));
         }
-        let Some(holder) = plan.holder.clone() else {
-            debug!(round, begins, "nothing to receive");
-            return;
-        };
-        let caller = caller.clone();
-        let receive = async move {
-            let event = match receive(&caller, &plan, &shared).await {
-                Ok(()) => SyncEvent::Received { round },
-                Err(reason) => {
-                    info!(round, holder = %holder, %reason, "transfer failed");
-                    SyncEvent::Failed {
-                        round,
-                        holder: holder.id,
-                        reason,
-                    }
-                }
-            };
-            let _ = events.send(event);
-        };
-        self.receiving = Some(self.tasks.spawn(receive));
     }
 
     /// A receiver has come.
@@ -159,7 +137,52 @@ pub(super) fn turn_away(stream: Stream, reason: &'static str) {
     tokio::spawn(async move { refuse(stream, reason).await });
 }
 
-async fn receive(caller: &Caller, plan: &SyncPlan, shared: &Arc<Shared>) -> Result<(), String> {
+/// Follows the plans of one round until this peer has its share. One task does all of it, so that
+/// two holders never write to the same tensor, and what is complete is not begun anew.
+async fn receive_share(
+    caller: Caller,
+    mut plans: watch::Receiver<Option<SyncPlan>>,
+    shared: Arc<Shared>,
+    events: mpsc::UnboundedSender<SyncEvent>,
+) {
+    loop {
+        let plan = plans.borrow_and_update().clone();
+        if let Some(plan) = plan
+            && let Some(holder) = &plan.holder
+        {
+            let round = plan.round;
+            let result = tokio::select! {
+                result = receive(&caller, &plan, &shared) => result,
+                changed = plans.changed() => match changed {
+                    // The holder was lost; another one serves.
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            };
+            let event = match result {
+                Ok(()) => SyncEvent::Received { round },
+                Err(reason) => {
+                    info!(round, %holder, %reason, "transfer failed");
+                    SyncEvent::Failed {
+                        round,
+                        holder: holder.id,
+                        reason,
+                    }
+                }
+            };
+            let is_complete = matches!(event, SyncEvent::Received { .. });
+            let _ = events.send(event);
+            if is_complete {
+                return;
+            }
+        }
+        if plans.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn receive(caller: &Caller, plan: &SyncPlan, shared: &Shared) -> Result<(), String> {
     let holder = plan.holder.as_ref().ok_or("no holder was named")?;
     let tensors = &shared.tensors;
     let mut wanted = Vec::with_capacity(plan.receive.len());
@@ -233,25 +256,33 @@ async fn receive(caller: &Caller, plan: &SyncPlan, shared: &Arc<Shared>) -> Resu
     for index in &plan.receive {
         let wanted = plan.digests.get(*index as usize).copied().flatten();
         if let Some(wanted) = wanted {
-            verify(shared.clone(), *index as usize, wanted).await?;
+            verify(&tensors[*index as usize], *index as usize, wanted).await?;
         }
     }
     Ok(())
 }
 
-async fn verify(shared: Arc<Shared>, index: usize, wanted: Digest) -> Result<(), String> {
-    let actual = tokio::task::spawn_blocking(move || {
-        let tensor = &shared.tensors[index];
-        let access = tensor.access()?;
-        Some(digest(access.output(0..tensor.len_bytes())))
-    });
-    match actual.await {
-        Ok(Some(actual)) if actual == wanted => Ok(()),
-        Ok(Some(actual)) => Err(format!(
+/// Hashes in pieces, so that heartbeats and lanes are served in between.
+async fn verify(tensor: &UserBuffers, index: usize, wanted: Digest) -> Result<(), String> {
+    let mut hasher = DigestHasher::default();
+    let len_bytes = tensor.len_bytes();
+    let mut start = 0;
+    while start < len_bytes {
+        let end = len_bytes.min(start + PIECE_BYTES as usize);
+        {
+            let access = tensor.access().ok_or_else(|| revoked().to_string())?;
+            hasher.update(access.output(start..end));
+        }
+        start = end;
+        tokio::task::yield_now().await;
+    }
+    let actual = hasher.finish();
+    if actual == wanted {
+        Ok(())
+    } else {
+        Err(format!(
             "tensor {index} came with digest {actual}, not {wanted}"
-        )),
-        Ok(None) => Err(revoked().to_string()),
-        Err(error) => Err(error.to_string()),
+        ))
     }
 }
 
@@ -261,12 +292,13 @@ async fn serve(
     mut plan: watch::Receiver<Option<SyncPlan>>,
     shared: &Shared,
 ) -> Result<(), String> {
-    // A receiver may hear of the plan before this peer does.
+    // A receiver may hear of the plan before this peer does. Who receives itself does not serve.
     let known = tokio::time::timeout(PLAN_TIMEOUT, plan.wait_for(Option::is_some));
     let fits = known.await.is_ok_and(|known| {
         known.is_ok_and(|plan| {
-            plan.as_ref()
-                .is_some_and(|p| p.round == hello.round && p.token == hello.token)
+            plan.as_ref().is_some_and(|p| {
+                p.round == hello.round && p.token == hello.token && p.holder.is_none()
+            })
         })
     });
     if !fits {

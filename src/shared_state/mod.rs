@@ -10,7 +10,7 @@
 //!                                  ▼
 //!   members:       transfer::Receiver ◄──bytes── transfer::Holder
 //!                        │
-//!                      verify ──► the master settles the sync; only then does the revision advance
+//!                 the digests ──► the master settles the sync; only then does the revision advance
 //! ```
 //!
 //! Nothing here reads a clock, a socket or the caller's memory: tensors are named by their index in
@@ -18,8 +18,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-
-use thiserror::Error;
 
 use crate::types::{DataType, Revision};
 
@@ -65,6 +63,22 @@ impl fmt::Display for Digest {
 /// The digest of a tensor with these bytes. Costs one pass over them.
 pub fn digest(bytes: &[u8]) -> Digest {
     Digest(*blake3::hash(bytes).as_bytes())
+}
+
+/// A digest that is made piece by piece; the same as [`digest`] of all pieces in a row.
+#[derive(Clone, Debug, Default)]
+pub struct DigestHasher(blake3::Hasher);
+
+impl DigestHasher {
+    /// Takes the next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The digest of what was taken.
+    pub fn finish(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
 }
 
 /// What a peer is ready to do in a sync. The numbers are those of
@@ -183,56 +197,6 @@ impl Presentation {
     pub fn first_tainted(&self) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.tainted)
     }
-}
-
-/// Why received bytes are not the elected tensor.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Unverified {
-    /// Another number of bytes.
-    #[error("tensor {name} has {actual} bytes, not {wanted}")]
-    Length {
-        /// Its name, quoted.
-        name: String,
-        /// As elected.
-        wanted: u64,
-        /// As found.
-        actual: u64,
-    },
-    /// Other bytes.
-    #[error("tensor {name} has digest {actual}, not {wanted}")]
-    Digest {
-        /// Its name, quoted.
-        name: String,
-        /// As elected.
-        wanted: Digest,
-        /// As found.
-        actual: Digest,
-    },
-}
-
-/// Whether a tensor with these bytes is the elected one. Content that may differ between peers
-/// has no digest: only its length is compared. Costs one pass over the bytes.
-pub fn verify(elected: &Entry, bytes: &[u8]) -> Result<(), Unverified> {
-    let (wanted, actual) = (elected.len_bytes(), bytes.len() as u64);
-    if wanted != actual {
-        return Err(Unverified::Length {
-            name: quoted(&elected.name),
-            wanted,
-            actual,
-        });
-    }
-    let Some(wanted) = elected.digest else {
-        return Ok(());
-    };
-    let actual = digest(bytes);
-    if wanted != actual {
-        return Err(Unverified::Digest {
-            name: quoted(&elected.name),
-            wanted,
-            actual,
-        });
-    }
-    Ok(())
 }
 
 /// A name from another peer, fit for a log line: quoted, escaped and cut.

@@ -348,7 +348,7 @@ fn a_deadline_names_whom_it_waited_for() {
         peers[2].start_all_reduce(input(&peers[2]), &options),
     ]));
     for ((buffer, outcome), peer) in ended.iter().zip(&peers) {
-        let Err(CollectiveError::Aborted { reason }) = outcome else {
+        let Err(CollectiveError::DeadlinePassed { reason }) = outcome else {
             panic!("{outcome:?}")
         };
         let named = reason.split("waiting for").nth(1).unwrap_or_default();

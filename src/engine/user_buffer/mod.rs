@@ -240,9 +240,20 @@ impl UserBuffers {
     /// Does nothing unless the buffers are revoked and idle. Costs a copy of what was saved.
     pub fn roll_back(&self) {
         let memory = &self.memory;
-        if !self.is_at_rest() || memory.gate.load(Ordering::Acquire) & ENDED != 0 {
+        // Enters as an access does, so that nobody takes the memory back meanwhile.
+        let enter = |gate: u64| {
+            let is_at_rest = gate & (CLOSED | ENDED) == CLOSED
+                && accesses(gate) == 0
+                && gate / ONE_OPENING == self.opening;
+            is_at_rest.then_some(gate + ONE_ACCESS)
+        };
+        let entered = memory
+            .gate
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, enter);
+        if entered.is_err() {
             return;
         }
+        let _inside = Access { buffers: memory };
         let saved = std::mem::take(&mut *memory.saved());
         let Some(backup) = saved.backup else {
             return;

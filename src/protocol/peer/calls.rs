@@ -10,6 +10,8 @@ use crate::wire::control::{CallResult, JointCall, SyncPlan, ToMaster};
 pub(super) struct RunningCall {
     request: RequestId,
     kind: Kind,
+    /// Its own caller no longer wants it.
+    cancelled: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,14 +97,19 @@ impl Peer {
         if let Some(error) = error {
             return self.reply(request, kind.failed(error));
         }
-        self.call = Some(RunningCall { request, kind });
+        self.call = Some(RunningCall {
+            request,
+            kind,
+            cancelled: false,
+        });
         self.say(ToMaster::Call(call));
     }
 
     pub(super) fn on_call_done(&mut self, result: CallResult) {
-        let Some(RunningCall { request, kind }) = self.call.take() else {
+        let Some(call) = self.call.take() else {
             return;
         };
+        let RunningCall { request, kind, .. } = call;
         let reply = match (result, kind) {
             (CallResult::Updated, Kind::UpdateTopology) => {
                 self.debts.clear();
@@ -112,6 +119,9 @@ impl Peer {
             (CallResult::Synced { revision }, Kind::SyncSharedState) => {
                 self.debts.clear();
                 Reply::Sync(Ok(revision))
+            }
+            (CallResult::SyncAborted { .. }, Kind::SyncSharedState) if call.cancelled => {
+                Reply::Sync(Err(SyncError::Cancelled))
             }
             (CallResult::SyncAborted { reason }, Kind::SyncSharedState) => {
                 Reply::Sync(Err(SyncError::Aborted { reason }))
@@ -138,7 +148,7 @@ impl Peer {
             (CallResult::Cancelled, kind) => kind.failed(MembershipError::Cancelled),
             (result, kind) => {
                 tracing::warn!(?result, ?kind, "an answer to another call");
-                self.call = Some(RunningCall { request, kind });
+                self.call = Some(call);
                 return;
             }
         };
@@ -149,6 +159,7 @@ impl Peer {
         if let Some(RunningCall {
             request,
             kind: Kind::SyncSharedState,
+            ..
         }) = self.call
         {
             self.outputs.push_back(Output::BeginSync { request, plan });
@@ -157,7 +168,7 @@ impl Peer {
 
     /// Ends the running call for a peer that is gone.
     pub(super) fn end_call(&mut self, gone: Result<(), Gone>) {
-        if let (Some(RunningCall { request, kind }), Err(gone)) = (self.call.take(), gone) {
+        if let (Some(RunningCall { request, kind, .. }), Err(gone)) = (self.call.take(), gone) {
             self.reply(request, kind.failed(gone.into()));
         }
     }
@@ -179,7 +190,8 @@ impl Peer {
                 self.reply(joining, Reply::Connect(Err(ConnectError::Cancelled)));
             }
             Phase::Member { .. } => {
-                if self.call.is_some() {
+                if let Some(call) = &mut self.call {
+                    call.cancelled = true;
                     self.say(ToMaster::CancelCall);
                 }
                 self.cancel_operations();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::SyncError;
-use crate::shared_state::{MAX_NAME_BYTES, Unverified, verify};
+use crate::shared_state::{DigestHasher, MAX_NAME_BYTES};
 
 #[test]
 fn strategies_of_two_peers_with_equal_content() {
@@ -334,20 +334,12 @@ fn an_election_without_voters_fails() {
 }
 
 #[test]
-fn only_the_elected_bytes_are_verified() {
-    let elected = &entries(b"x")[0];
-    assert_eq!(verify(elected, b"xxxxxxxxxx"), Ok(()));
-    let wrong = verify(elected, b"xxxxxxxxxy").unwrap_err();
-    assert!(matches!(wrong, Unverified::Digest { .. }));
-    let short = verify(elected, b"xxxxxxxxx").unwrap_err();
-    assert_eq!(short.to_string(), "tensor \"a\" has 9 bytes, not 10");
-
-    let free = Entry {
-        digest: None,
-        ..elected.clone()
-    };
-    assert_eq!(verify(&free, b"0123456789"), Ok(()));
-    assert!(verify(&free, b"").is_err());
+fn a_digest_made_in_pieces_is_that_of_the_whole() {
+    let bytes: Vec<u8> = (0..=255).cycle().take(10_000).collect();
+    let mut hasher = DigestHasher::default();
+    bytes.chunks(777).for_each(|piece| hasher.update(piece));
+    assert_eq!(hasher.finish(), digest(&bytes));
+    assert_eq!(DigestHasher::default().finish(), digest(b""));
 }
 
 #[test]

@@ -17,7 +17,7 @@
 //! error the machine stays `Failed`: the connection is to be closed.
 //!
 //! A holder is `Done` when it has written the last byte, which says nothing about arrival; only the
-//! receiver knows, and tells the master after [`verify`](super::verify).
+//! receiver knows, and tells the master after it has compared the digests.
 
 use thiserror::Error;
 
