@@ -220,8 +220,8 @@ impl Communicator {
     /// success every one was reduced. The one with the lowest index that is not yet committed is
     /// always launched first. Tags must differ.
     ///
-    /// An operation whose [`deadline`](ReduceOptions::deadline) passes is retried as well, with the
-    /// same deadline again: it bounds an attempt, not this call.
+    /// An operation whose own [`deadline`](ReduceOptions::deadline) passes is not retried: it ends
+    /// the call.
     ///
     /// On an error that a retry cannot mend, the operations that were committed keep their
     /// results ([`Reduce::report`] tells which); the others' inputs are as before.
