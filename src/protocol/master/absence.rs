@@ -49,9 +49,14 @@ impl Master {
     }
 
     pub(super) fn on_link_state(&mut self, reporter: PeerId, other: PeerId, up: bool) {
+        // Only who had lanes to it can have seen them close.
+        let is_witness = self.are_neighbours(reporter, other);
         let Some(member) = self.members.get_mut(&other) else {
             return;
         };
+        if !is_witness {
+            return;
+        }
         if up {
             member.unreachable_from.remove(&reporter);
             return;

@@ -426,6 +426,23 @@ impl Master {
         self.complaints.entry(reporter).or_default().insert(other);
     }
 
+    /// Whether the active epoch, or the one that is proposed, has a link between these two.
+    pub(super) fn are_neighbours(&self, one: PeerId, other: PeerId) -> bool {
+        let proposed = match &self.change {
+            Some(Change {
+                stage: Stage::Proposed { rings, .. },
+                ..
+            }) => Some(rings),
+            _ => None,
+        };
+        let pair = (one.min(other), one.max(other));
+        proposed
+            .into_iter()
+            .chain([&self.active.rings])
+            .flat_map(BTreeMap::values)
+            .any(|ring| ring.contains(&one) && neighbours(ring).contains(&pair))
+    }
+
     /// Ends the wait for newcomers' links: a newcomer that has not reported is refused; if all
     /// have, the links of those that have not are taken for broken.
     pub(super) fn give_up_on_wiring(&mut self) {

@@ -72,7 +72,11 @@ impl Operations {
 
 impl Master {
     pub(super) fn on_begun(&mut self, peer: PeerId, op: OperationId, descriptor: Descriptor) {
-        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+        let Some(group) = self.group_of_accepted(peer) else {
+            self.evict(
+                peer,
+                format!("it began operation {op} before it was accepted"),
+            );
             return;
         };
         if op.epoch < self.active.epoch {
@@ -111,13 +115,15 @@ impl Master {
     }
 
     pub(super) fn on_done(&mut self, peer: PeerId, op: OperationId) {
-        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+        let Some(group) = self.group_of_accepted(peer) else {
             return;
         };
         let Some(operations) = self.operations.get_mut(&group) else {
             return;
         };
-        if let Some(operation) = operations.current(op) {
+        if let Some(operation) = operations.current(op)
+            && operation.has_begun(peer)
+        {
             operation.done.insert(peer);
         }
     }
@@ -128,7 +134,7 @@ impl Master {
     }
 
     pub(super) fn on_deadline(&mut self, peer: PeerId, op: OperationId) {
-        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+        let Some(group) = self.group_of_accepted(peer) else {
             return;
         };
         let members: Vec<PeerId> = self.accepted(Some(group)).map(|(id, _)| *id).collect();
@@ -163,12 +169,18 @@ impl Master {
         self.abort_reported(peer, op, reason);
     }
 
+    /// The group in whose operations this peer has a say.
+    fn group_of_accepted(&self, peer: PeerId) -> Option<GroupId> {
+        let member = self.members.get(&peer)?;
+        member.accepted.then_some(member.group)
+    }
+
     fn abort_reported(&mut self, peer: PeerId, op: OperationId, reason: String) {
         if self.change.is_some() {
             // The epoch that is coming brings the outcome, or a new start.
             return;
         }
-        let Some(group) = self.members.get(&peer).map(|member| member.group) else {
+        let Some(group) = self.group_of_accepted(peer) else {
             return;
         };
         let is_current = self
