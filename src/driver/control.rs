@@ -27,12 +27,13 @@ pub(super) struct ControlWriter {
 
 impl ControlWriter {
     /// Starts both tasks; `deliver` is called for each message and once for the end, and stops
-    /// the reader by returning `false`.
-    pub(super) fn spawn<M, F>(stream: Stream, deliver: F) -> Self
+    /// the reader by returning `false`. Nothing more is read before it has returned.
+    pub(super) fn spawn<M, F, D>(stream: Stream, deliver: F) -> Self
     where
         Frame<M>: Message + Send,
         M: Send + 'static,
-        F: FnMut(FromControl<M>) -> bool + Send + 'static,
+        F: FnMut(FromControl<M>) -> D + Send + 'static,
+        D: Future<Output = bool> + Send + 'static,
     {
         let (reader, writer) = stream.into_split();
         let (queue, queued) = mpsc::unbounded_channel();
@@ -78,22 +79,23 @@ async fn write(mut writer: WriteHalf, mut queued: mpsc::UnboundedReceiver<Vec<u8
     let _ = writer.shutdown().await;
 }
 
-async fn read<M, F>(mut reader: ReadHalf, mut deliver: F)
+async fn read<M, F, D>(mut reader: ReadHalf, mut deliver: F)
 where
     Frame<M>: Message,
-    F: FnMut(FromControl<M>) -> bool,
+    F: FnMut(FromControl<M>) -> D,
+    D: Future<Output = bool>,
 {
     let reason = loop {
         match read_frame(&mut reader).await {
             Ok(frame) => {
-                if !deliver(FromControl::Frame(frame)) {
+                if !deliver(FromControl::Frame(frame)).await {
                     return;
                 }
             }
             Err(reason) => break reason,
         }
     };
-    deliver(FromControl::Closed(reason));
+    deliver(FromControl::Closed(reason)).await;
 }
 
 async fn read_frame<M>(reader: &mut ReadHalf) -> Result<Frame<M>, String>

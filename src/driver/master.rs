@@ -26,6 +26,14 @@ use crate::wire::greeting::Kind;
 /// How long a second witness is waited for.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// Messages of all peers that may lie in the queue. Who says more than the master takes in waits in
+/// its own socket buffer, not in the master's memory.
+const QUEUE: usize = 256;
+
+/// Messages, and hellos, that are taken in a row before the other kind and the clock have a turn:
+/// somebody who never stops talking keeps the master from nothing.
+const BATCH: usize = 64;
+
 /// Steps that the search for a ring may take: milliseconds.
 const SOLVE_STEPS: u64 = 200_000;
 
@@ -100,7 +108,7 @@ impl Master {
                     info!(%address, %run, "master started");
                     let clock = Clock::start();
                     let machine = machine::Master::new(config, run, 1, seed, clock.now());
-                    let (events, queue) = mpsc::unbounded_channel();
+                    let (events, queue) = mpsc::channel(QUEUE);
                     let running = Loop {
                         machine,
                         clock,
@@ -160,7 +168,7 @@ enum Event {
 struct Loop {
     machine: machine::Master,
     clock: Clock,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::Sender<Event>,
     /// Connections whose hello the machine has not answered.
     greeted: BTreeMap<ConnectionId, Stream>,
     connections: BTreeMap<ConnectionId, ControlWriter>,
@@ -171,9 +179,24 @@ impl Loop {
     async fn run(
         mut self,
         mut incoming: mpsc::Receiver<Incoming>,
-        mut queue: mpsc::UnboundedReceiver<Event>,
+        mut queue: mpsc::Receiver<Event>,
     ) {
+        let mut in_a_row = 0;
         loop {
+            in_a_row += 1;
+            if in_a_row > BATCH {
+                in_a_row = 0;
+                for _ in 0..BATCH {
+                    let Ok(arrival) = incoming.try_recv() else {
+                        break;
+                    };
+                    self.on_incoming(arrival);
+                    self.obey().await;
+                }
+                if self.machine.next_timeout() <= self.clock.now() {
+                    self.tell(Input::Tick);
+                }
+            }
             self.obey().await;
             let timeout = self.clock.instant(self.machine.next_timeout());
             // What has arrived is read before any watch is asked.
@@ -252,7 +275,9 @@ impl Loop {
                         }
                         let events = self.events.clone();
                         let writer = ControlWriter::spawn(stream, move |message| {
-                            events.send(Event::FromPeer(connection, message)).is_ok()
+                            let events = events.clone();
+                            let event = Event::FromPeer(connection, message);
+                            async move { events.send(event).await.is_ok() }
                         });
                         self.connections.insert(connection, writer);
                     }
@@ -270,7 +295,7 @@ impl Loop {
                     let events = self.events.clone();
                     tokio::spawn(async move {
                         if refuses(&address).await {
-                            let _ = events.send(Event::PortRefused(peer));
+                            let _ = events.send(Event::PortRefused(peer)).await;
                         }
                     });
                 }

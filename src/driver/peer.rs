@@ -35,6 +35,10 @@ use crate::wire::hello::{LaneHello, TransferHello};
 /// How long one attempt to reach the master may take.
 const MASTER_DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// What arrives in a row before the clock has a turn: connections that never stop coming must not
+/// keep this peer from saying that it is alive.
+const BATCH: usize = 64;
+
 /// How long the last words to the master may take to go out.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -284,9 +288,18 @@ impl Loop {
         mut requests: mpsc::UnboundedReceiver<Request>,
         mut incoming: mpsc::Receiver<Incoming>,
     ) {
+        let mut in_a_row = 0;
         loop {
             self.obey().await;
             let timeout = self.next_timeout();
+            in_a_row += 1;
+            if in_a_row > BATCH {
+                in_a_row = 0;
+                if timeout.is_some_and(|timeout| timeout <= tokio::time::Instant::now()) {
+                    self.tick();
+                    continue;
+                }
+            }
             let sleep = async {
                 match timeout {
                     Some(timeout) => tokio::time::sleep_until(timeout).await,
@@ -305,12 +318,7 @@ impl Loop {
                     None => break,
                 },
                 Some(arrival) = incoming.recv() => self.on_incoming(arrival),
-                () = sleep => {
-                    for change in self.links.tick() {
-                        self.on_link_change(change);
-                    }
-                    self.tell(Input::Tick);
-                }
+                () = sleep => self.tick(),
             }
         }
         self.finish().await;
@@ -346,6 +354,13 @@ impl Loop {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    fn tick(&mut self) {
+        for change in self.links.tick() {
+            self.on_link_change(change);
+        }
+        self.tell(Input::Tick);
     }
 
     fn tell(&mut self, input: Input) {
@@ -392,7 +407,7 @@ impl Loop {
             Event::Reached(attempt, Ok((stream, welcome, address))) => {
                 let events = self.events.clone();
                 self.control = Some(ControlWriter::spawn(stream, move |message| {
-                    events.send(Event::FromMaster(attempt, message)).is_ok()
+                    std::future::ready(events.send(Event::FromMaster(attempt, message)).is_ok())
                 }));
                 self.introduce(&welcome, address);
                 self.tell(Input::Welcomed(welcome));

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use pccl::wire::control::{Hello, Join, Message};
+use pccl::wire::control::{Frame, FrameHeader, Hello, Join, Message, ToMaster};
 use pccl::wire::greeting::{Kind, encode};
-use pccl::{Communicator, GroupId, ReduceOptions};
+use pccl::{Communicator, Epoch, GroupId, PeerId, ReduceOptions};
 
 use crate::common::{
     PATIENCE, Random, Run, Task, alone, assert_nothing_left, each, end_all, resident_bytes, until,
@@ -278,6 +278,36 @@ fn a_hello_that_is_followed_by_garbage_costs_only_its_sender() {
             half.write_all(&a_hello_of_a_peer()).unwrap();
             half.shutdown(Shutdown::Write).unwrap();
             assert_closed(&mut half);
+        },
+    );
+}
+
+#[test]
+fn strangers_that_never_stop_talking_are_heard_at_the_masters_own_pace() {
+    under_attack(
+        "strangers_that_never_stop_talking_are_heard_at_the_masters_own_pace",
+        |ports| {
+            let frame = Frame {
+                sequence: 0,
+                acknowledged: 0,
+                message: ToMaster::LinkFailed {
+                    epoch: Epoch::default(),
+                    peer: PeerId(0),
+                    reason: "blah".repeat(1000),
+                },
+            };
+            let frames = FrameHeader::frame(&frame.encode()).repeat(100);
+            let talking = (0..16).map(|_| {
+                let frames = frames.clone();
+                Task::start("stranger", move || {
+                    let mut stream = stranger(ports.master);
+                    stream.write_all(&a_hello_of_a_peer()).unwrap();
+                    for _ in 0..40 {
+                        stream.write_all(&frames).unwrap();
+                    }
+                })
+            });
+            end_all(talking.collect());
         },
     );
 }

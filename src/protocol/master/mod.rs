@@ -236,7 +236,14 @@ impl Master {
                 hello,
                 from,
             } => self.on_hello(connection, hello, from),
-            Input::Message { connection, frame } => self.on_frame(connection, frame),
+            Input::Message { connection, frame } => {
+                let is_heartbeat = frame.message == ToMaster::Heartbeat && frame.sequence == 0;
+                self.on_frame(connection, frame);
+                if is_heartbeat {
+                    // The most frequent message by far, and no decision hangs on it.
+                    return;
+                }
+            }
             Input::Closed { connection, reason } => self.on_closed(connection, reason),
             Input::PortRefused { peer } => self.on_port_refused(peer),
             Input::Solved { request, solutions } => self.on_solved(request, solutions),

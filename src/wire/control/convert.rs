@@ -20,7 +20,7 @@ pub const MAX_NAME_BYTES: usize = 255;
 
 /// The longest reason that is taken from a peer, in bytes; the rest is cut. The master passes reasons
 /// on to all: one that fills a frame would leave no room for what goes with it.
-pub const MAX_REASON_BYTES: usize = 4096;
+pub(super) const MAX_REASON_BYTES: usize = 4096;
 
 /// Most lanes that a link may have.
 pub const MAX_LANES: u16 = 256;
