@@ -3,7 +3,7 @@
 //! All work on the caller's tensors happens in tasks that this room owns; [`Session::end`] ends
 //! them and takes the memory back before the call returns.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, info};
 
@@ -26,8 +26,12 @@ use crate::wire::control::SyncPlan;
 use crate::wire::greeting::Kind;
 use crate::wire::hello::TransferHello;
 
-/// How long a receiver that is ahead of the plan is kept waiting.
-const PLAN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a holder may take to answer a receiver's greeting.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most receivers that may be ahead of the plan. Anybody can claim to be one, so where there are
+/// more, the oldest has waited in vain: the plan reaches all members at nearly the same time.
+const AHEAD_MAX: usize = 64;
 
 /// How long a transfer may stand still before another holder is asked.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,7 +58,9 @@ pub(super) enum SyncEvent {
 /// One call of `sync_shared_state`.
 pub(super) struct Session {
     shared: Arc<Shared>,
-    plan: watch::Sender<Option<SyncPlan>>,
+    plan: Option<SyncPlan>,
+    /// Receivers that have come before the plan.
+    ahead: VecDeque<(TransferHello, Stream)>,
     tasks: JoinSet<()>,
     receiving: Option<AbortHandle>,
     events: mpsc::UnboundedSender<SyncEvent>,
@@ -86,7 +92,8 @@ impl Session {
                 rx_bytes: AtomicU64::new(0),
                 begun: Mutex::default(),
             }),
-            plan: watch::Sender::new(None),
+            plan: None,
+            ahead: VecDeque::new(),
             tasks: JoinSet::new(),
             receiving: None,
             events,
@@ -96,12 +103,11 @@ impl Session {
     /// The master's plan, or a new one after a holder was lost.
     pub(super) fn follow(&mut self, caller: &Caller, plan: SyncPlan) {
         let (round, shared, events) = (plan.round, self.shared.clone(), self.events.clone());
-        let begins = self
-            .plan
-            .borrow()
-            .as_ref()
-            .is_none_or(|known| known.round != round);
-        self.plan.send_replace(Some(plan.clone()));
+        let begins = self.plan.as_ref().is_none_or(|known| known.round != round);
+        self.plan = Some(plan.clone());
+        for (hello, stream) in std::mem::take(&mut self.ahead) {
+            self.serve(hello, stream);
+        }
         if let Some(task) = self.receiving.take() {
             task.abort();
         }
@@ -127,11 +133,21 @@ impl Session {
         self.receiving = Some(self.tasks.spawn(receive));
     }
 
-    /// A receiver has come.
+    /// A receiver has come; it may have heard of the plan before this peer.
     pub(super) fn serve(&mut self, hello: TransferHello, stream: Stream) {
-        let (shared, plan) = (self.shared.clone(), self.plan.subscribe());
+        let Some(plan) = &self.plan else {
+            if self.ahead.len() >= AHEAD_MAX {
+                self.ahead.pop_front();
+            }
+            return self.ahead.push_back((hello, stream));
+        };
+        if plan.round != hello.round || plan.token != hello.token {
+            debug!(from = %hello.from, round = hello.round, "asked for another sync");
+            return turn_away(stream, "no such sync here");
+        }
+        let shared = self.shared.clone();
         self.tasks.spawn(async move {
-            if let Err(reason) = serve(hello, stream, plan, &shared).await {
+            if let Err(reason) = serve(hello, stream, &shared).await {
                 info!(%reason, "serving a transfer ended early");
             }
         });
@@ -183,7 +199,7 @@ async fn receive(caller: &Caller, plan: &SyncPlan, shared: &Arc<Shared>) -> Resu
         &mut stream,
         Kind::StateTransfer,
         &hello.encode(),
-        PLAN_TIMEOUT,
+        GREETING_TIMEOUT,
     )
     .await
     .map_err(|error| error.to_string())?;
@@ -255,24 +271,7 @@ async fn verify(shared: Arc<Shared>, index: usize, wanted: Digest) -> Result<(),
     }
 }
 
-async fn serve(
-    hello: TransferHello,
-    mut stream: Stream,
-    mut plan: watch::Receiver<Option<SyncPlan>>,
-    shared: &Shared,
-) -> Result<(), String> {
-    // A receiver may hear of the plan before this peer does.
-    let known = tokio::time::timeout(PLAN_TIMEOUT, plan.wait_for(Option::is_some));
-    let fits = known.await.is_ok_and(|known| {
-        known.is_ok_and(|plan| {
-            plan.as_ref()
-                .is_some_and(|p| p.round == hello.round && p.token == hello.token)
-        })
-    });
-    if !fits {
-        refuse(stream, "no such sync here").await;
-        return Err(format!("peer {} asked for another sync", hello.from));
-    }
+async fn serve(hello: TransferHello, mut stream: Stream, shared: &Shared) -> Result<(), String> {
     welcome(&mut stream, &[])
         .await
         .map_err(|error| error.to_string())?;
