@@ -15,6 +15,10 @@ const EARLY_OPERATIONS_MAX: usize = 4096;
 /// Bytes of one peer that may be early: 256 operations with all that each may send.
 const EARLY_BYTES_MAX: usize = 256 * EAGER_BYTES;
 
+/// Frames of one peer that may be early: each costs some hundred bytes beside its payload. Honest
+/// peers send at most one for each operation and hop, and larger ones by the dozen.
+const EARLY_FRAMES_MAX: usize = 1 << 18;
+
 /// Grants of one peer that may be remembered: small, and owed by its every large operation.
 const EARLY_GRANTS_MAX: usize = 4096;
 
@@ -33,6 +37,8 @@ pub(super) struct Early {
 struct OfPeer {
     /// Of all its operations.
     bytes: usize,
+    /// Kept, of all its operations.
+    frames: usize,
     operations: BTreeMap<OperationId, OfOperation>,
     grants: BTreeSet<OperationId>,
 }
@@ -66,6 +72,9 @@ impl Early {
         if of_peer.bytes + len > EARLY_BYTES_MAX {
             return Err(format!("more than {EARLY_BYTES_MAX} early bytes"));
         }
+        if of_peer.frames >= EARLY_FRAMES_MAX {
+            return Err(format!("more than {EARLY_FRAMES_MAX} early frames"));
+        }
         of_peer.operations.entry(id).or_default().bytes += len;
         of_peer.bytes += len;
         Ok(true)
@@ -80,6 +89,7 @@ impl Early {
             of_operation.bytes -= len;
             of_peer.bytes -= len;
             if of_operation.bytes == 0 {
+                of_peer.frames -= of_operation.frames.len();
                 of_peer.operations.remove(&header.operation);
             }
         }
@@ -88,18 +98,16 @@ impl Early {
     /// Keeps a frame for which room was reserved. One that is here already makes room again.
     pub(super) fn keep(&mut self, peer: PeerId, frame: EarlyFrame) {
         let header = frame.header;
-        let of_operation = self
-            .peers
-            .get_mut(&peer)
-            .and_then(|of_peer| of_peer.operations.get_mut(&header.operation));
         // Where there is none, the operation was dropped while the frame was on its way.
-        if let Some(of_operation) = of_operation
-            && of_operation
-                .frames
-                .insert((header.step, header.segment), frame)
-                .is_some()
+        if let Some(of_peer) = self.peers.get_mut(&peer)
+            && let Some(of_operation) = of_peer.operations.get_mut(&header.operation)
         {
-            self.unreserve(peer, &header);
+            let place = (header.step, header.segment);
+            if of_operation.frames.insert(place, frame).is_some() {
+                self.unreserve(peer, &header);
+            } else {
+                of_peer.frames += 1;
+            }
         }
     }
 
@@ -120,6 +128,7 @@ impl Early {
         for (peer, of_peer) in &mut self.peers {
             if let Some(of_operation) = of_peer.operations.remove(&id) {
                 of_peer.bytes -= of_operation.bytes;
+                of_peer.frames -= of_operation.frames.len();
                 frames.extend(
                     of_operation
                         .frames
@@ -142,6 +151,11 @@ impl Early {
                 .operations
                 .values()
                 .map(|of_operation| of_operation.bytes)
+                .sum();
+            of_peer.frames = of_peer
+                .operations
+                .values()
+                .map(|of_operation| of_operation.frames.len())
                 .sum();
             of_peer.grants.retain(|id| !is_stale(id));
         }
@@ -233,6 +247,33 @@ mod tests {
         early.drop_stale(|_| true);
         early.keep(PEER, frame(header(1, 0, 100)));
         assert_eq!(early.bytes(), 0);
+    }
+
+    #[test]
+    fn many_small_frames_are_bounded_by_their_number() {
+        let mut early = Early::default();
+        let per_operation = 1 << 12;
+        let mut keep = |tag: u64, segment: u32| {
+            let header = header(tag, segment, 1);
+            let reserved = early.reserve(PEER, &header);
+            early.keep(PEER, frame(header));
+            reserved
+        };
+        for tag in 0..EARLY_FRAMES_MAX as u64 / per_operation {
+            for segment in 0..per_operation as u32 {
+                assert_eq!(keep(tag, segment), Ok(true));
+            }
+        }
+        assert!(keep(9999, 0).is_err());
+        early.take(header(0, 0, 1).operation);
+        early.drop_stale(|id| id.tag == Tag(1));
+        let room = 2 * per_operation as u32;
+        for segment in 0..room {
+            let header = header(9999, segment, 1);
+            assert_eq!(early.reserve(PEER, &header), Ok(true));
+            early.keep(PEER, frame(header));
+        }
+        assert!(early.reserve(PEER, &header(9999, room, 1)).is_err());
     }
 
     #[test]

@@ -105,8 +105,7 @@ impl Driver {
             .name("pccl".to_owned())
             .spawn(move || {
                 runtime.block_on(async move {
-                    let mut options = AcceptorOptions::default();
-                    options.socket = config.socket.clone();
+                    let options = AcceptorOptions::with_socket(config.socket.clone());
                     match Acceptor::spawn(listener, options) {
                         Ok((acceptor, incoming)) => {
                             Loop::new(config, port, shared).run(queue, incoming).await;

@@ -20,15 +20,15 @@ use crate::transport::{
     welcome,
 };
 use crate::types::{GroupId, PeerId, RunId};
-use crate::wire::control::{Frame, Hello, Message, ToMaster};
+use crate::wire::control::{Frame, Hello, Message, ToMaster, ToPeer};
 use crate::wire::greeting::Kind;
 
 /// How long a second witness is waited for.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// Most events that are read before a tick: enough for all peers, not enough for a flood to keep
-/// the clock from being heard.
-const EVENTS_BEFORE_TICK: usize = 10_000;
+/// Messages of all peers that may lie in the queue. Who says more than the master takes in waits in
+/// its own socket buffer, not in the master's memory.
+const QUEUE: usize = 256;
 
 /// Steps that the search for a ring may take: milliseconds.
 const SOLVE_STEPS: u64 = 200_000;
@@ -114,7 +114,7 @@ impl Master {
                     info!(%address, %run, "master started");
                     let clock = Clock::start();
                     let machine = machine::Master::new(config, run, 1, seed, clock.now());
-                    let (events, queue) = mpsc::unbounded_channel();
+                    let (events, queue) = mpsc::channel(QUEUE);
                     let running = Loop {
                         machine,
                         clock,
@@ -188,7 +188,7 @@ enum Event {
 struct Loop {
     machine: machine::Master,
     clock: Clock,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::Sender<Event>,
     /// Connections whose hello the machine has not answered.
     greeted: BTreeMap<ConnectionId, Stream>,
     connections: BTreeMap<ConnectionId, ControlWriter>,
@@ -199,7 +199,7 @@ impl Loop {
     async fn run(
         mut self,
         mut incoming: mpsc::Receiver<Incoming>,
-        mut queue: mpsc::UnboundedReceiver<Event>,
+        mut queue: mpsc::Receiver<Event>,
     ) {
         loop {
             self.obey().await;
@@ -212,7 +212,7 @@ impl Loop {
                 },
                 () = tokio::time::sleep_until(timeout) => {
                     // What has arrived is read before any watch is asked.
-                    for _ in 0..EVENTS_BEFORE_TICK {
+                    for _ in 0..QUEUE {
                         match queue.try_recv() {
                             Ok(event) => self.on_event(event),
                             Err(_) => break,
@@ -277,6 +277,7 @@ impl Loop {
                 Output::Welcome {
                     connection,
                     welcome: answer,
+                    accepted,
                 } => {
                     if let Some(mut stream) = self.greeted.remove(&connection) {
                         // Small enough for an empty socket buffer: it does not block.
@@ -287,8 +288,13 @@ impl Loop {
                         }
                         let events = self.events.clone();
                         let writer = ControlWriter::spawn(stream, move |message| {
-                            events.send(Event::FromPeer(connection, message)).is_ok()
+                            let events = events.clone();
+                            let event = Event::FromPeer(connection, message);
+                            async move { events.send(event).await.is_ok() }
                         });
+                        if accepted {
+                            writer.trust();
+                        }
                         self.connections.insert(connection, writer);
                     }
                 }
@@ -305,7 +311,7 @@ impl Loop {
                     let events = self.events.clone();
                     tokio::spawn(async move {
                         if refuses(&address).await {
-                            let _ = events.send(Event::PortRefused(peer));
+                            let _ = events.send(Event::PortRefused(peer)).await;
                         }
                     });
                 }
@@ -320,8 +326,11 @@ impl Loop {
         }
     }
 
-    fn send(&self, connection: ConnectionId, frame: &Frame<crate::wire::control::ToPeer>) {
+    fn send(&self, connection: ConnectionId, frame: &Frame<ToPeer>) {
         if let Some(writer) = self.connections.get(&connection) {
+            if matches!(frame.message, ToPeer::EpochActive { .. }) {
+                writer.trust();
+            }
             writer.send(frame);
         }
     }

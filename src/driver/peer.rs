@@ -148,19 +148,7 @@ impl Loop {
                     None => break,
                 },
                 Some(arrival) = incoming.recv() => self.on_incoming(arrival),
-                () = sleep => {
-                    // What has arrived is read before any watch is asked.
-                    for _ in 0..EVENTS_BEFORE_TICK {
-                        match self.event_queue.try_recv() {
-                            Ok(event) => self.on_event(event),
-                            Err(_) => break,
-                        }
-                    }
-                    for change in self.links.tick() {
-                        self.on_link_change(change);
-                    }
-                    self.tell(Input::Tick);
-                }
+                () = sleep => self.tick(),
             }
         }
         self.finish().await;
@@ -196,6 +184,20 @@ impl Loop {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    fn tick(&mut self) {
+        // What has arrived is read before any watch is asked.
+        for _ in 0..EVENTS_BEFORE_TICK {
+            match self.event_queue.try_recv() {
+                Ok(event) => self.on_event(event),
+                Err(_) => break,
+            }
+        }
+        for change in self.links.tick() {
+            self.on_link_change(change);
+        }
+        self.tell(Input::Tick);
     }
 
     fn tell(&mut self, input: Input) {
@@ -241,9 +243,12 @@ impl Loop {
                 if attempt != self.attempt => {}
             Event::Reached(attempt, Ok((stream, welcome, address))) => {
                 let events = self.events.clone();
-                self.control = Some(ControlWriter::spawn(stream, move |message| {
-                    events.send(Event::FromMaster(attempt, message)).is_ok()
-                }));
+                let control = ControlWriter::spawn(stream, move |message| {
+                    std::future::ready(events.send(Event::FromMaster(attempt, message)).is_ok())
+                });
+                // The master was chosen by this peer's owner.
+                control.trust();
+                self.control = Some(control);
                 self.introduce(&welcome, address);
                 self.tell(Input::Welcomed(welcome));
             }

@@ -3,7 +3,7 @@
 //! All work on the caller's tensors happens in tasks that this room owns; [`Session::end`] ends
 //! them and takes the memory back before the call returns.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::links::{Caller, dial_peer};
 use crate::engine::{UserBuffers, UserMemory};
@@ -26,8 +26,12 @@ use crate::wire::control::SyncPlan;
 use crate::wire::greeting::Kind;
 use crate::wire::hello::TransferHello;
 
-/// How long a receiver that is ahead of the plan is kept waiting.
-const PLAN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a holder may take to answer a receiver's greeting.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most receivers that may be ahead of the plan. Anybody can claim to be one, so where there are
+/// more, the oldest has waited in vain: the plan reaches all members at nearly the same time.
+const AHEAD_MAX: usize = 64;
 
 /// How long a transfer may stand still before another holder is asked.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,6 +59,8 @@ pub(super) enum SyncEvent {
 pub(super) struct Session {
     shared: Arc<Shared>,
     plan: watch::Sender<Option<SyncPlan>>,
+    /// Receivers that have come before the plan.
+    ahead: VecDeque<(TransferHello, Stream)>,
     tasks: JoinSet<()>,
     is_receiving: bool,
     events: mpsc::UnboundedSender<SyncEvent>,
@@ -87,6 +93,7 @@ impl Session {
                 begun: Mutex::default(),
             }),
             plan: watch::Sender::new(None),
+            ahead: VecDeque::new(),
             tasks: JoinSet::new(),
             is_receiving: false,
             events,
@@ -96,6 +103,9 @@ impl Session {
     /// The master's plan, or a new one after a holder was lost.
     pub(super) fn follow(&mut self, caller: &Caller, plan: SyncPlan) {
         self.plan.send_replace(Some(plan));
+        for (hello, stream) in std::mem::take(&mut self.ahead) {
+            self.serve(hello, stream);
+        }
         if !self.is_receiving {
             self.is_receiving = true;
             let (caller, events) = (caller.clone(), self.events.clone());
@@ -105,11 +115,25 @@ impl Session {
         }
     }
 
-    /// A receiver has come.
+    /// A receiver has come; it may have heard of the plan before this peer.
     pub(super) fn serve(&mut self, hello: TransferHello, stream: Stream) {
-        let (shared, plan) = (self.shared.clone(), self.plan.subscribe());
+        let fits = self.plan.borrow().as_ref().map(|plan| {
+            // Who receives itself has nothing to serve yet.
+            plan.round == hello.round && plan.token == hello.token && plan.holder.is_none()
+        });
+        let Some(fits) = fits else {
+            if self.ahead.len() >= AHEAD_MAX {
+                self.ahead.pop_front();
+            }
+            return self.ahead.push_back((hello, stream));
+        };
+        if !fits {
+            debug!(from = %hello.from, round = hello.round, "asked for another sync");
+            return turn_away(stream, "no such sync here");
+        }
+        let shared = self.shared.clone();
         self.tasks.spawn(async move {
-            if let Err(reason) = serve(hello, stream, plan, &shared).await {
+            if let Err(reason) = serve(hello, stream, &shared).await {
                 info!(%reason, "serving a transfer ended early");
             }
         });
@@ -206,7 +230,7 @@ async fn receive(caller: &Caller, plan: &SyncPlan, shared: &Shared) -> Result<()
         &mut stream,
         Kind::StateTransfer,
         &hello.encode(),
-        PLAN_TIMEOUT,
+        GREETING_TIMEOUT,
     )
     .await
     .map_err(|error| error.to_string())?;
@@ -286,25 +310,7 @@ async fn verify(tensor: &UserBuffers, index: usize, wanted: Digest) -> Result<()
     }
 }
 
-async fn serve(
-    hello: TransferHello,
-    mut stream: Stream,
-    mut plan: watch::Receiver<Option<SyncPlan>>,
-    shared: &Shared,
-) -> Result<(), String> {
-    // A receiver may hear of the plan before this peer does. Who receives itself does not serve.
-    let known = tokio::time::timeout(PLAN_TIMEOUT, plan.wait_for(Option::is_some));
-    let fits = known.await.is_ok_and(|known| {
-        known.is_ok_and(|plan| {
-            plan.as_ref().is_some_and(|p| {
-                p.round == hello.round && p.token == hello.token && p.holder.is_none()
-            })
-        })
-    });
-    if !fits {
-        refuse(stream, "no such sync here").await;
-        return Err(format!("peer {} asked for another sync", hello.from));
-    }
+async fn serve(hello: TransferHello, mut stream: Stream, shared: &Shared) -> Result<(), String> {
     welcome(&mut stream, &[])
         .await
         .map_err(|error| error.to_string())?;

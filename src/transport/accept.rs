@@ -50,6 +50,16 @@ pub struct AcceptorOptions {
     pub socket: SocketOptions,
 }
 
+impl AcceptorOptions {
+    /// The defaults, with these options for what is accepted.
+    pub fn with_socket(socket: SocketOptions) -> Self {
+        Self {
+            socket,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for AcceptorOptions {
     fn default() -> Self {
         Self {

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use pccl::wire::control::{Hello, Join, Message};
-use pccl::wire::greeting::{Kind, encode};
-use pccl::{Communicator, GroupId, ReduceOptions};
+use pccl::wire::control::{Frame, FrameHeader, Hello, Join, Message, ToMaster, Welcome};
+use pccl::wire::greeting::{Greeting, Kind, encode};
+use pccl::wire::hello::TransferHello;
+use pccl::{Communicator, Epoch, GroupId, PeerId, ReduceOptions, SharedState, SyncStrategy};
 
 use crate::common::{
     PATIENCE, Random, Run, Task, alone, assert_nothing_left, each, end_all, resident_bytes, until,
@@ -280,4 +281,104 @@ fn a_hello_that_is_followed_by_garbage_costs_only_its_sender() {
             assert_closed(&mut half);
         },
     );
+}
+
+#[test]
+fn strangers_that_never_stop_talking_are_heard_at_the_masters_own_pace() {
+    under_attack(
+        "strangers_that_never_stop_talking_are_heard_at_the_masters_own_pace",
+        |ports| {
+            let frame = Frame {
+                sequence: 0,
+                acknowledged: 0,
+                message: ToMaster::LinkFailed {
+                    epoch: Epoch::default(),
+                    peer: PeerId(0),
+                    reason: "blah".repeat(1000),
+                },
+            };
+            let frames = FrameHeader::frame(&frame.encode()).repeat(100);
+            let talking = (0..16).map(|_| {
+                let frames = frames.clone();
+                Task::start("stranger", move || {
+                    let mut stream = stranger(ports.master);
+                    stream.write_all(&a_hello_of_a_peer()).unwrap();
+                    for _ in 0..40 {
+                        stream.write_all(&frames).unwrap();
+                    }
+                })
+            });
+            end_all(talking.collect());
+        },
+    );
+}
+
+/// A stranger's way to the run's number: the master tells it to whoever registers.
+fn welcome_of_a_stranger(master: SocketAddr) -> Welcome {
+    let mut stream = stranger(master);
+    stream.write_all(&a_hello_of_a_peer()).unwrap();
+    let mut answer = vec![0; 16];
+    stream.read_exact(&mut answer).unwrap();
+    let length = u32::from_le_bytes(answer[8..12].try_into().unwrap());
+    answer.resize(16 + length as usize, 0);
+    stream.read_exact(&mut answer[16..]).unwrap();
+    Welcome::decode(&Greeting::decode(&answer).unwrap().body).unwrap()
+}
+
+#[test]
+fn receivers_that_nobody_named_do_not_pile_up_while_a_sync_waits_for_its_last_member() {
+    let (run, peers) = Run::with(&["ada", "ben"]);
+    let Welcome::Registered { run: number, .. } = welcome_of_a_stranger(run.master.local_addr())
+    else {
+        panic!("not registered");
+    };
+    let port: SocketAddr = peers[0].members()[0].address.parse().unwrap();
+    let hello = TransferHello {
+        run: number,
+        from: PeerId(u64::MAX),
+        to: peers[0].members()[0].id,
+        round: u64::MAX,
+        token: [7; 16],
+    };
+    let hello = encode(Kind::StateTransfer, &hello.encode()).unwrap();
+    let sync = |peer: &Arc<Communicator>| {
+        let peer = peer.clone();
+        Task::start("sync", move || {
+            let mut weights = [1f32; 100];
+            let mut state = SharedState::new();
+            state.tensor("weights", &mut weights);
+            peer.sync_shared_state(&mut state, SyncStrategy::EnforcePopular)
+                .unwrap();
+        })
+    };
+    let first = sync(&peers[0]);
+    let ask = || {
+        let mut stream = stranger(port);
+        stream.write_all(&hello).unwrap();
+        stream
+    };
+    // Until one is kept waiting, the sync has not begun.
+    let mut oldest = ask();
+    let is_kept = |stream: &mut TcpStream| {
+        stream
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        let kept = stream.read(&mut [0; 1]).is_err();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        kept
+    };
+    until("the sync begins", || {
+        is_kept(&mut oldest) || {
+            oldest = ask();
+            false
+        }
+    });
+    let others: Vec<TcpStream> = (0..100).map(|_| ask()).collect();
+    // Pushed out at once, without an answer: not refused after a while.
+    match oldest.read(&mut [0; 64]) {
+        Ok(count) => assert_eq!(count, 0),
+        Err(error) => assert!(is_reset(error.kind()), "{error}"),
+    }
+    end_all(vec![first, sync(&peers[1])]);
+    drop(others);
 }

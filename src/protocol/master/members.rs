@@ -147,6 +147,7 @@ impl Master {
                 heartbeat_interval: self.config.heartbeat_interval,
                 heartbeat_timeout: self.config.heartbeat_timeout,
             },
+            accepted: false,
         });
     }
 
@@ -160,6 +161,7 @@ impl Master {
         member.closed = None;
         member.last_heard = now;
         member.unreachable_from.clear();
+        let accepted = member.accepted;
         let welcome = Welcome::Resumed {
             last_seen: member.session.last_seen(),
         };
@@ -172,6 +174,7 @@ impl Master {
         self.outputs.push_back(Output::Welcome {
             connection,
             welcome,
+            accepted,
         });
         for frame in again {
             self.outputs.push_back(Output::Send { connection, frame });

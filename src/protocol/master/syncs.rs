@@ -228,8 +228,9 @@ impl Master {
         let Some((group, round)) = self.round_of(peer, number) else {
             return;
         };
-        round.failed.insert((peer, holder));
+        // What is said of any other pair is late, or made up.
         if round.receiving.contains(&peer) && round.assignment.get(&peer) == Some(&holder) {
+            round.failed.insert((peer, holder));
             let reason = format!(
                 "{} could not receive from {}: {reason}",
                 self.name(peer),

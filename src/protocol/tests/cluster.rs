@@ -281,6 +281,42 @@ impl Cluster {
         }
     }
 
+    /// Somebody registers by hand: says hello, and is bound by no state machine.
+    pub(super) fn stranger(&mut self) -> ConnectionId {
+        let connection = ConnectionId(1_000_000 + self.next_connection);
+        self.next_connection += 1;
+        let join = Join {
+            group: GroupId(0),
+            label: "mallory".to_owned(),
+            advertised_host: String::new(),
+            port: 9,
+            lanes: 1,
+        };
+        self.tell_master(master::Input::Greeted {
+            connection,
+            hello: Hello::Join(join),
+            from: ([127, 0, 0, 1], 9).into(),
+        });
+        connection
+    }
+
+    /// A stranger says this to the master, as it would arrive.
+    pub(super) fn say_as(&mut self, connection: ConnectionId, message: ToMaster) {
+        let frame = Frame {
+            sequence: 0,
+            acknowledged: 0,
+            message,
+        };
+        self.say_numbered(connection, frame);
+    }
+
+    /// As `say_as`, with numbers of its own choice.
+    pub(super) fn say_numbered(&mut self, connection: ConnectionId, frame: Frame<ToMaster>) {
+        let frame = Frame::<ToMaster>::decode(&frame.encode()).unwrap();
+        self.tell_master(master::Input::Message { connection, frame });
+        self.run();
+    }
+
     /// Lets time pass in steps, ticking whoever is due.
     pub(super) fn pass(&mut self, duration: Duration) {
         let end = self.now + duration;
@@ -486,6 +522,7 @@ impl Cluster {
             master::Output::Welcome {
                 connection,
                 welcome,
+                ..
             } => (connection, Down::Welcome(welcome)),
             master::Output::Refuse { connection, reason } => (connection, Down::Refuse(reason)),
             master::Output::Send { connection, frame } => (connection, Down::Frame(frame)),

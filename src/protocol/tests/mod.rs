@@ -4,4 +4,5 @@ mod cluster;
 mod membership;
 mod operations;
 mod random;
+mod strangers;
 mod syncs;

@@ -9,7 +9,7 @@ use super::{
     AbortCause, CallResult, Frame, Hello, Join, JointCall, LinkSpec, Message, Outcome, Proposal,
     SyncPlan, ToMaster, ToPeer, Welcome,
 };
-use crate::shared_state::{Digest, Entry, Presentation, SyncStrategy};
+use crate::shared_state::{Digest, Entry, MAX_TENSORS, Presentation, SyncStrategy};
 use crate::types::{
     DataType, Descriptor, Epoch, GroupId, OperationId, PeerId, PeerName, ReduceOp, Revision, RunId,
     Tag, WorldSizes,
@@ -17,6 +17,10 @@ use crate::types::{
 
 /// Longest label or host name that a hello may carry, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
+
+/// The longest reason that is taken from a peer, in bytes; the rest is cut. The master passes reasons
+/// on to all: one that fills a frame would leave no room for what goes with it.
+pub(super) const MAX_REASON_BYTES: usize = 4096;
 
 /// Most lanes that a link may have.
 pub const MAX_LANES: u16 = 256;
@@ -220,7 +224,7 @@ impl Message for Frame<ToMaster> {
             P::LinkFailed(m) => ToMaster::LinkFailed {
                 epoch: m.epoch.into(),
                 peer: PeerId(m.peer),
-                reason: m.reason,
+                reason: readable(&m.reason),
             },
             P::LinkState(m) => ToMaster::LinkState {
                 peer: PeerId(m.peer),
@@ -242,14 +246,14 @@ impl Message for Frame<ToMaster> {
             P::OperationDone(op) => ToMaster::OperationDone { op: op.into() },
             P::OperationFailed(m) => ToMaster::OperationFailed {
                 op: m.op.into(),
-                reason: m.reason,
+                reason: readable(&m.reason),
             },
             P::DeadlinePassed(op) => ToMaster::DeadlinePassed { op: op.into() },
             P::SyncReceived(round) => ToMaster::SyncReceived { round: round.value },
             P::SyncFailed(m) => ToMaster::SyncFailed {
                 round: m.round,
                 holder: PeerId(m.holder),
-                reason: m.reason,
+                reason: readable(&m.reason),
             },
             P::Leave(_) => ToMaster::Leave,
         };
@@ -410,6 +414,10 @@ impl TryFrom<p::Presentation> for Presentation {
     fn try_from(presentation: p::Presentation) -> Decoded<Self> {
         let strategy = SyncStrategy::from_number(presentation.strategy)
             .ok_or_else(|| nonsense("strategy", presentation.strategy))?;
+        // Kept until all members have called, so what can never be elected is not even taken.
+        if presentation.entries.len() > MAX_TENSORS as usize {
+            return Err(nonsense("entries", presentation.entries.len()));
+        }
         let mut entries = Vec::with_capacity(presentation.entries.len());
         for entry in presentation.entries {
             entries.push(Entry {
@@ -607,13 +615,29 @@ fn nonsense(field: &'static str, value: impl ToString) -> DecodeError {
 
 fn short(field: &'static str, text: String) -> Decoded<String> {
     if text.len() <= MAX_NAME_BYTES {
-        Ok(text)
+        Ok(without_controls(&text))
     } else {
         Err(nonsense(
             field,
             format!("{} bytes, at most {MAX_NAME_BYTES}", text.len()),
         ))
     }
+}
+
+/// A reason from a peer, fit to be logged and passed on.
+fn readable(reason: &str) -> String {
+    let mut end = reason.len().min(MAX_REASON_BYTES);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    without_controls(&reason[..end])
+}
+
+/// Names and reasons of peers end up in the logs of others, where a line break or an escape sequence
+/// could pass for a line of the log's own.
+fn without_controls(text: &str) -> String {
+    let visible = |c: char| if c.is_control() { '?' } else { c };
+    text.chars().map(visible).collect()
 }
 
 fn lanes(number: u32) -> Decoded<u16> {
@@ -652,4 +676,100 @@ fn digest_bytes(digest: &Option<Digest>) -> Vec<u8> {
 
 fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::control::MAX_FRAME_BYTES;
+
+    fn through_the_wire(message: ToMaster) -> Decoded<ToMaster> {
+        let frame = Frame {
+            sequence: 1,
+            acknowledged: 0,
+            message,
+        };
+        Frame::<ToMaster>::decode(&frame.encode()).map(|frame| frame.message)
+    }
+
+    #[test]
+    fn a_reason_that_fills_a_frame_is_cut() {
+        let long = "ü".repeat(MAX_FRAME_BYTES / 2 - 50);
+        let op = OperationId::default();
+        let (epoch, peer, round) = (Epoch::default(), PeerId(1), 1);
+        let messages = [
+            ToMaster::OperationFailed {
+                op,
+                reason: long.clone(),
+            },
+            ToMaster::LinkFailed {
+                epoch,
+                peer,
+                reason: long.clone(),
+            },
+            ToMaster::SyncFailed {
+                round,
+                holder: peer,
+                reason: long,
+            },
+        ];
+        for message in messages {
+            match through_the_wire(message).unwrap() {
+                ToMaster::OperationFailed { reason, .. }
+                | ToMaster::LinkFailed { reason, .. }
+                | ToMaster::SyncFailed { reason, .. } => {
+                    assert_eq!(reason.len(), MAX_REASON_BYTES);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_reasons_cannot_pass_for_lines_of_a_log() {
+        let text = "a\nERROR b\x1b[2J\u{9b}c";
+        let join = Join {
+            group: GroupId(0),
+            label: text.to_owned(),
+            advertised_host: text.to_owned(),
+            port: 1,
+            lanes: 1,
+        };
+        let Hello::Join(join) = Hello::decode(&Hello::Join(join).encode()).unwrap() else {
+            panic!("another hello");
+        };
+        let failed = ToMaster::OperationFailed {
+            op: OperationId::default(),
+            reason: text.to_owned(),
+        };
+        let ToMaster::OperationFailed { reason, .. } = through_the_wire(failed).unwrap() else {
+            panic!("another message");
+        };
+        for heard in [join.label, join.advertised_host, reason] {
+            assert_eq!(heard, "a?ERROR b?[2J?c");
+        }
+    }
+
+    #[test]
+    fn a_presentation_of_more_tensors_than_there_may_be_is_refused() {
+        let entry = Entry {
+            name: String::new(),
+            data_type: DataType::U8,
+            count: 0,
+            digest: None,
+            tainted: false,
+        };
+        for (count, is_taken) in [
+            (MAX_TENSORS as usize, true),
+            (MAX_TENSORS as usize + 1, false),
+        ] {
+            let presentation = Presentation {
+                revision: Revision(u64::MAX),
+                strategy: SyncStrategy::EnforcePopular,
+                entries: vec![entry.clone(); count],
+            };
+            let call = ToMaster::Call(JointCall::SyncSharedState(presentation));
+            assert_eq!(through_the_wire(call).is_ok(), is_taken);
+        }
+    }
 }
