@@ -33,6 +33,7 @@ const REJOINS_MAX: u32 = 5;
 const CONNECT_ATTEMPTS_MAX: u32 = 50;
 
 /// Everything that must be equal on all peers, the step count included.
+#[derive(Clone)]
 struct Model {
     weights: Vec<f32>,
     step: [u64; 1],
@@ -109,6 +110,7 @@ fn join(master: &str, name: &str) -> Result<Communicator, Stop> {
 
 /// Gives this peer the model that most of the run holds; costs next to nothing where it has it.
 fn share(communicator: &Communicator, name: &str, model: &mut Model) -> Result<(), Stop> {
+    let before = model.clone();
     loop {
         let mut state = SharedState::new();
         state.revision = model.revision;
@@ -131,8 +133,13 @@ fn share(communicator: &Communicator, name: &str, model: &mut Model) -> Result<(
             Err(SyncError::Aborted { reason }) => println!("{name}: syncing again: {reason}"),
             // Everybody counted wrong alike, for instance after loading an old checkpoint.
             Err(SyncError::StaleRevision { expected, .. }) => model.revision = expected,
-            // With `NoCleanState` a real program loads its checkpoint and joins again.
-            Err(error) => return Err(error.into()),
+            // With `NoCleanState` a real program loads its checkpoint and joins again. This peer may
+            // hold parts of two models now, and the next communicator would not know: back to what
+            // it had.
+            Err(error) => {
+                *model = before;
+                return Err(error.into());
+            }
         }
     }
 }

@@ -277,9 +277,9 @@ pub enum SyncError {
     /// `cancel` was called from another thread. **Next:** sync again when wanted.
     #[error("cancelled")]
     Cancelled,
-    /// This communicator is no longer part of a run. **Next:** load a checkpoint, make a new
-    /// communicator, connect and sync: tensors that were being received hold parts of two versions,
-    /// and a new communicator does not know which.
+    /// This communicator is no longer part of a run. **Next:** restore the tensors that
+    /// `Communicator::tainted` names (they hold parts of two versions, and a new communicator does
+    /// not know which), make a new communicator, connect and sync.
     #[error(transparent)]
     Gone(#[from] Gone),
 }

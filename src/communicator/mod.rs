@@ -240,6 +240,9 @@ impl Communicator {
     ///
     /// On success `state.revision` is the elected one. After an error tensors may hold parts of
     /// two versions; this peer offers those to nobody until a later sync commits.
+    ///
+    /// There is no async twin: it hashes all tensors on the calling thread first. An async caller
+    /// gives it a thread of its own (tokio's `spawn_blocking`, say).
     pub fn sync_shared_state(
         &self,
         state: &mut SharedState<'_>,
@@ -282,10 +285,22 @@ impl Communicator {
         }
     }
 
+    /// Names of tensors that a sync wrote to which did not commit, and that no later one has made
+    /// whole: they may hold parts of two versions. A new communicator does not know of them, so a
+    /// caller that makes one, after [`Gone`], first restores or reloads these.
+    pub fn tainted(&self) -> Vec<String> {
+        self.tainted.lock().iter().cloned().collect()
+    }
+
     /// Leaves the run: the others go on without an error of their own making. Fails while
     /// operations or joint calls of this communicator run; blocks for at most a second.
     pub fn leave(&self) -> Result<(), MembershipError> {
-        pollster::block_on(self.membership(Command::Leave))
+        pollster::block_on(self.leave_async())
+    }
+
+    /// As [`leave`](Self::leave).
+    pub async fn leave_async(&self) -> Result<(), MembershipError> {
+        self.membership(Command::Leave).await
     }
 
     /// Ends the calls of this communicator that block now, in whatever thread, with `Cancelled`; an
