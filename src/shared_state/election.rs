@@ -21,7 +21,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Entry, Presentation, SyncStrategy, quoted};
-use crate::error::SyncError;
 use crate::types::{PeerId, Revision};
 
 /// What the master does about a sync that all members of the group have called.
@@ -55,22 +54,6 @@ pub enum Failure {
         /// What is wrong with the first.
         reason: String,
     },
-}
-
-impl From<Failure> for SyncError {
-    fn from(failure: Failure) -> SyncError {
-        match failure {
-            Failure::StaleRevision {
-                presented,
-                expected,
-            } => SyncError::StaleRevision {
-                presented,
-                expected,
-            },
-            Failure::NoCleanState { reason } => SyncError::NoCleanState { reason },
-            Failure::InvalidState { reason } => SyncError::InvalidState { reason },
-        }
-    }
 }
 
 /// The elected state and the way to it.

@@ -39,9 +39,6 @@ pub const MAX_NAMES_BYTES: usize = 8 << 20;
 /// The most bytes one tensor can have: what a signed 64-bit length can say.
 pub const MAX_TENSOR_BYTES: u64 = i64::MAX as u64;
 
-/// The name of a tensor in the shared state: 1 to [`MAX_NAME_BYTES`] bytes, once per state.
-pub type TensorKey = String;
-
 /// BLAKE3 of the raw bytes of a tensor: no name, no shape, no type. All empty tensors have the
 /// same one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,8 +111,8 @@ impl SyncStrategy {
 /// One tensor as a peer presents it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
-    /// Its name.
-    pub name: TensorKey,
+    /// Its name: 1 to [`MAX_NAME_BYTES`] bytes, once per state.
+    pub name: String,
     /// Type of its elements.
     pub data_type: DataType,
     /// How many elements it has; may be 0.

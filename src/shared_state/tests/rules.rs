@@ -1,7 +1,6 @@
 //! The rules one by one: strategies, revisions, taint, content that may differ, invalid states.
 
 use super::*;
-use crate::error::SyncError;
 use crate::shared_state::{DigestHasher, MAX_NAME_BYTES};
 
 #[test]
@@ -95,13 +94,6 @@ fn a_revision_that_nobody_raised_fails_without_moving_the_expected_one() {
         assert_eq!(
             failure,
             Failure::StaleRevision {
-                presented,
-                expected
-            }
-        );
-        assert_eq!(
-            SyncError::from(failure),
-            SyncError::StaleRevision {
                 presented,
                 expected
             }
