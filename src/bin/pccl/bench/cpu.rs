@@ -34,10 +34,11 @@ mod tests {
         assert_eq!(run_time_ns(""), None);
     }
 
+    /// Other tests' threads end meanwhile and take their time with them, so two readings can't be
+    /// compared here.
     #[test]
     #[cfg(target_os = "linux")]
-    fn time_never_runs_backwards() {
-        let before = used();
-        assert!(used() >= before);
+    fn a_process_that_runs_has_used_time() {
+        assert!(used().is_some_and(|used| used > Duration::ZERO));
     }
 }
