@@ -3,6 +3,7 @@
 pub mod checkers;
 mod dice;
 pub mod history;
+mod program;
 pub mod recorder;
 
 pub use dice::Dice;

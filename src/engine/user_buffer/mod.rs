@@ -26,7 +26,7 @@
 
 mod loan;
 
-pub use loan::{Lendable, Loans, OwnedVec, lend, lend_all, with_loans};
+pub use loan::{Lendable, Loans, OwnedPair, OwnedVec, lend, lend_all, with_loans};
 
 use std::any::Any;
 use std::collections::BTreeMap;
