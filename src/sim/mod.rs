@@ -5,6 +5,7 @@ pub mod history;
 mod network;
 mod plan;
 mod process;
+mod shrink;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -12,3 +13,4 @@ mod world;
 pub use dice::Dice;
 pub use network::{Machine, Network, Path, Strike};
 pub use plan::{Fault, FaultKind, Mode, Plan, Profile};
+pub use shrink::shrink;

@@ -30,7 +30,7 @@ pub enum Profile {
 }
 
 /// A world to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Where all of it comes from.
     pub seed: u64,
