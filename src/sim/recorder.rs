@@ -9,7 +9,7 @@
 //! All inputs and outputs of the machines are part of the trace, so that two runs whose machines
 //! differ anywhere have different hashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
@@ -49,6 +49,7 @@ struct Inner {
     master_epoch: Option<Epoch>,
     /// Whose the connections at the master are.
     callers: BTreeMap<ConnectionId, PeerId>,
+    right: BTreeSet<ProcessId>,
 }
 
 impl Recorder {
@@ -64,6 +65,7 @@ impl Recorder {
             violation: None,
             master_epoch: None,
             callers: BTreeMap::new(),
+            right: BTreeSet::new(),
         })))
     }
 
@@ -80,6 +82,11 @@ impl Recorder {
     /// The first thing that must not be.
     pub fn violation(&self) -> Option<Violation> {
         self.0.lock().violation.clone()
+    }
+
+    /// Whether this one has come right since it is calm.
+    pub fn has_come_right(&self, process: ProcessId) -> bool {
+        self.0.lock().right.contains(&process)
     }
 
     /// Stands for everything that happened until now.
@@ -134,6 +141,9 @@ impl Inner {
         self.line = line;
         self.end_line();
         self.records += 1;
+        if matches!(record.event, Event::CameRight) {
+            self.right.insert(record.process);
+        }
         self.judge(record.at, |checker| checker.see(record));
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::Checker;
 use super::peers::Peers;
 use crate::error::Gone;
+use crate::sim::Strike;
 use crate::sim::history::{Event, Life, ProcessId, Record, WorldTime};
 
 /// What a detection may take for death.
@@ -34,6 +35,8 @@ pub struct RightEvictions {
     frozen: BTreeMap<ProcessId, Outages>,
     cut_off: BTreeMap<ProcessId, Outages>,
     resets: BTreeMap<ProcessId, BTreeMap<ProcessId, WorldTime>>,
+    /// Those with a connection that says nothing and does not end.
+    muted: BTreeMap<ProcessId, WorldTime>,
 }
 
 /// Stretches of time, in order.
@@ -51,6 +54,7 @@ impl RightEvictions {
             frozen: BTreeMap::new(),
             cut_off: BTreeMap::new(),
             resets: BTreeMap::new(),
+            muted: BTreeMap::new(),
         }
     }
 }
@@ -69,6 +73,18 @@ impl Checker for RightEvictions {
             Event::CutOff => self.cut_off.entry(process).or_default().begin(at),
             Event::Healed => self.cut_off.entry(process).or_default().end(at),
             Event::Died => self.frozen.entry(process).or_default().begin(at),
+            Event::Struck { with, strike } => {
+                for (one, other) in [(process, *with), (*with, process)] {
+                    match strike {
+                        Strike::Reset => {
+                            self.resets.entry(one).or_default().insert(other, at);
+                        }
+                        Strike::HalfOpen | Strike::Swallow => {
+                            self.muted.insert(one, at);
+                        }
+                    }
+                }
+            }
             Event::Misbehaves => {
                 self.misbehaving.insert(process);
             }
@@ -113,6 +129,10 @@ impl RightEvictions {
             .iter()
             .filter_map(|outages| outages.get(&process))
             .any(|outages| outages.was_out(at, self.tolerance))
+            || self
+                .muted
+                .get(&process)
+                .is_some_and(|time| self.is_recent(at, *time))
     }
 
     /// By the master and by somebody else.
@@ -120,9 +140,13 @@ impl RightEvictions {
         let Some(resets) = self.resets.get(&process) else {
             return false;
         };
-        let recent = |time: &WorldTime| *time + self.tolerance.memory >= at;
+        let recent = |time: &WorldTime| self.is_recent(at, *time);
         resets.get(&ProcessId(0)).is_some_and(recent)
             && resets.values().filter(|time| recent(time)).count() >= 2
+    }
+
+    fn is_recent(&self, at: WorldTime, time: WorldTime) -> bool {
+        time + self.tolerance.memory >= at
     }
 }
 
@@ -239,6 +263,27 @@ mod tests {
         let mut story = story();
         story.tell(0, Event::CutOff);
         story.ms += 3000;
+        story.tell(2, gone());
+    }
+
+    fn strike(story: &mut Story<RightEvictions>, with: u32, strike: Strike) {
+        let with = ProcessId(with);
+        story.tell(2, Event::Struck { with, strike });
+    }
+
+    #[test]
+    fn two_witnesses_of_a_death_are_a_reason_and_one_is_not() {
+        let mut story = story();
+        strike(&mut story, 0, Strike::Reset);
+        assert!(story.try_tell(2, gone()).is_err());
+        strike(&mut story, 1, Strike::Reset);
+        story.tell(2, gone());
+    }
+
+    #[test]
+    fn a_connection_that_swallows_everything_is_a_reason() {
+        let mut story = story();
+        strike(&mut story, 0, Strike::Swallow);
         story.tell(2, gone());
     }
 

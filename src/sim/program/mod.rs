@@ -19,19 +19,18 @@ mod model;
 mod numbers;
 mod recommended;
 mod stranger;
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 pub use manner::{AnyOrder, Manner, Misbehaving, Recommended, Role};
 
 use super::history::{Event, ProcessId, WorldTime};
 use super::recorder::Recorder;
+use super::world::Signals;
 use crate::communicator::Config;
 use crate::driver::{Host, Secret, listen, serve};
 use crate::protocol::master::MasterConfig;
@@ -44,37 +43,6 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// How long whatever belongs to a communicator may take to be gone. A refused connection is kept for
 /// a second, so that the reason arrives.
 const FAREWELL: Duration = Duration::from_secs(3);
-
-/// What the world tells its programs.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Signals {
-    living: Arc<AtomicU32>,
-    over: Arc<AtomicBool>,
-}
-
-impl Signals {
-    /// No more faults; this many peers are alive.
-    pub(crate) fn set_calm(&self, living: u32) {
-        self.living.store(living, Ordering::Relaxed);
-    }
-
-    /// Programs may end.
-    pub(crate) fn set_over(&self) {
-        self.over.store(true, Ordering::Relaxed);
-    }
-
-    /// Once it is calm: how many peers are alive.
-    pub(crate) fn calm(&self) -> Option<u32> {
-        match self.living.load(Ordering::Relaxed) {
-            0 => None,
-            living => Some(living),
-        }
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
-    }
-}
 
 /// What a process stands on.
 #[derive(Clone)]
