@@ -213,27 +213,38 @@ impl Script for Cast {
 mod tests {
     use super::*;
 
+    fn plan(seed: u64) -> Plan {
+        let mode = match seed % 4 {
+            3 => Mode::Misbehaving,
+            _ => Mode::Honest,
+        };
+        Plan::draw(seed, mode)
+    }
+
     #[test]
     fn worlds_of_every_mode_come_right() {
-        let from: u64 = std::env::var("PCCL_SIM_SEED").map_or(0, |seed| seed.parse().unwrap());
-        let count: u64 = std::env::var("PCCL_SIM_SEEDS").map_or(8, |seed| seed.parse().unwrap());
-        for seed in from..from + count {
-            let mode = match seed % 4 {
-                3 => Mode::Misbehaving,
-                _ => Mode::Honest,
-            };
-            let verdict = play(
-                &Plan::draw(seed, mode),
-                std::env::var_os("PCCL_SIM_TRACE").is_some(),
-            )
-            .unwrap();
-            for line in &verdict.trace {
-                println!("{line}");
-            }
-            println!(
-                "seed {seed}: {:?} {} records {} faults {}",
-                verdict.violation, verdict.records, verdict.faults, verdict.lasted
+        let number = |name, default| {
+            std::env::var(name).map_or(default, |value| value.parse::<u64>().unwrap())
+        };
+        let first = number("PCCL_SIM_FIRST", 0);
+        let mut failed = Vec::new();
+        for seed in first..first + number("PCCL_SIM_SEEDS", 12) {
+            let verdict = play(&plan(seed), std::env::var_os("PCCL_SIM_TRACE").is_some()).unwrap();
+            verdict.trace.iter().for_each(|line| println!("{line}"));
+            failed.extend(
+                verdict
+                    .violation
+                    .map(|violation| format!("seed {seed}: {violation}")),
             );
+        }
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
+    }
+
+    #[test]
+    fn a_seed_is_played_the_same_way_twice() {
+        for seed in [0, 3, 4] {
+            let [one, other] = [(); 2].map(|()| play(&plan(seed), false).unwrap());
+            assert_eq!(one, other);
         }
     }
 }

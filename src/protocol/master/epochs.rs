@@ -334,7 +334,8 @@ impl Master {
             .unsettled()
             .filter(|(_, operation)| staying.iter().any(|peer| operation.has_begun(*peer)))
             .filter_map(|(op, operation)| {
-                if staying.iter().all(|peer| operation.is_done(*peer)) {
+                let is_done = staying.iter().all(|peer| operation.is_done(*peer));
+                if is_done && operation.needs_all_of(ring) {
                     Some((
                         op,
                         Outcome::Committed {

@@ -391,15 +391,17 @@ impl Cluster {
     }
 
     fn has_all_begun(&self, op: OperationId, running: &Running) -> bool {
-        running.ring.iter().all(|peer| {
-            let node = self.node_of(*peer).map(|node| &self.nodes[node]);
-            node.is_some_and(|node| {
-                let begun = node.running.get(&op);
-                let same = begun.is_some_and(|other| other.descriptor == running.descriptor);
-                // What was done here before it died has arrived.
-                (node.alive || begun.is_some_and(|o| o.finished)) && same
+        // An empty buffer waits for nobody's bytes.
+        running.descriptor.count == 0
+            || running.ring.iter().all(|peer| {
+                let node = self.node_of(*peer).map(|node| &self.nodes[node]);
+                node.is_some_and(|node| {
+                    let begun = node.running.get(&op);
+                    let same = begun.is_some_and(|other| other.descriptor == running.descriptor);
+                    // What was done here before it died has arrived.
+                    (node.alive || begun.is_some_and(|o| o.finished)) && same
+                })
             })
-        })
     }
 
     pub(super) fn perform(&mut self, next: Move) {

@@ -37,11 +37,8 @@ pub(super) struct Operation {
 /// What a record means for a call.
 #[derive(Debug)]
 pub(super) enum Step<'a> {
-    /// A call begins to be an operation; the one it was before, if any.
-    Began {
-        call: &'a Open,
-        before: Option<OperationId>,
-    },
+    /// A call begins to be an operation, perhaps another one than before.
+    Began { call: &'a Open },
     /// A call returned.
     Ended { call: Open, result: &'a Returned },
 }
@@ -78,15 +75,12 @@ impl Calls {
             } => {
                 let call = self.by_tag.get(&(process, op.tag))?;
                 let call = self.open.get_mut(&(process, *call))?;
-                let before = call.operation.replace(Operation {
+                call.operation = Some(Operation {
                     op: *op,
                     descriptor: *descriptor,
                     ring: ring.clone(),
                 });
-                Some(Step::Began {
-                    call,
-                    before: before.map(|operation| operation.op),
-                })
+                Some(Step::Began { call })
             }
             Event::SyncBegan { round } => {
                 let call = self.syncing.get(&process)?;

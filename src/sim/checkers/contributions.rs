@@ -20,7 +20,7 @@ pub struct Contributions {
     operations: BTreeMap<OperationId, Inputs>,
 }
 
-/// What was given to an operation that somebody is still in.
+/// What was given to an operation that somebody may still be told the result of.
 #[derive(Debug, Default)]
 struct Inputs {
     given: BTreeMap<PeerId, Arc<[u8]>>,
@@ -41,7 +41,7 @@ impl Checker for Contributions {
             self.operations.retain(|_, inputs| inputs.is_left_by(own));
         }
         match self.calls.see(record) {
-            Some(Step::Began { call, before }) => {
+            Some(Step::Began { call }) => {
                 let Some(own) = own else {
                     return Err(format!(
                         "{} began an operation without being a peer",
@@ -52,12 +52,16 @@ impl Checker for Contributions {
                 else {
                     return Ok(());
                 };
-                let inputs = self.operations.entry(operation.op).or_default();
+                let op = operation.op;
+                // Whoever begins the next one has none to do with those before.
+                self.operations.retain(|other, inputs| {
+                    other.tag != op.tag || *other >= op || inputs.is_left_by(own)
+                });
+                let inputs = self.operations.entry(op).or_insert_with(|| Inputs {
+                    inside: operation.ring.iter().copied().collect(),
+                    ..Inputs::default()
+                });
                 inputs.given.insert(own, input.clone());
-                inputs.inside.insert(own);
-                if let Some(before) = before {
-                    leave(&mut self.operations, before, own);
-                }
                 Ok(())
             }
             Some(Step::Ended { call, result }) => {
@@ -200,5 +204,14 @@ mod tests {
         assert_eq!(story.checker.operations.len(), 1);
         story.tell(2, Event::Died);
         assert!(story.checker.operations.is_empty());
+    }
+
+    #[test]
+    fn who_dies_after_giving_its_share_has_contributed() {
+        let mut story = Story::of_two(Contributions::default());
+        story.reduce(2, op(1, 7, 0), &[2]);
+        story.tell(2, Event::Died);
+        let one = story.reduce(1, op(1, 7, 0), &[1]);
+        story.reduced(1, one, Ok(&[1, 2]), &[3]).unwrap();
     }
 }

@@ -6,31 +6,36 @@ use crate::sim::Dice;
 
 /// What all programs of a world agree on; without it their calls would not meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manner {
+pub(crate) struct Manner {
     /// Stands for the shapes of operations.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Operations that run at once in each step.
-    pub tags: u64,
+    pub(crate) tags: u64,
     /// An update in every so many steps, also where nobody waits.
-    pub update_every: u64,
+    pub(crate) update_every: u64,
     /// A sync in every so many steps, also where nobody is new.
-    pub sync_every: u64,
+    pub(crate) sync_every: u64,
     /// Bytes of the largest tensor of the shared state.
-    pub state_bytes: usize,
+    pub(crate) state_bytes: usize,
     /// Elements that operations have at most, but for the large ones.
-    pub elements_max: u64,
+    pub(crate) elements_max: u64,
     /// One in so many operations is larger than what is sent without a grant; 0: none.
-    pub large_one_in: u64,
+    pub(crate) large_one_in: u64,
     /// A tag means the same in every step. Needed where somebody does not know the step.
-    pub fixed_shapes: bool,
+    pub(crate) fixed_shapes: bool,
     /// Somebody breaks rules: errors that are a program's own fault are to be expected.
-    pub misbehaving: bool,
+    pub(crate) misbehaving: bool,
 }
 
 impl Manner {
     /// For a world whose paths carry so many bytes in a second; `strict` if all programs follow the
     /// recommended loop.
-    pub fn draw(dice: &mut Dice, rate_bytes_per_s: u64, strict: bool, misbehaving: bool) -> Self {
+    pub(crate) fn draw(
+        dice: &mut Dice,
+        rate_bytes_per_s: u64,
+        strict: bool,
+        misbehaving: bool,
+    ) -> Self {
         // A step is to take a second at most, or nothing happens in a world.
         let budget_bytes = rate_bytes_per_s / 4;
         let tags = dice.between(1, 4);
@@ -55,7 +60,7 @@ impl Manner {
 
 /// What one process does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// The recommended loop.
     Recommended(Recommended),
     /// Any legal calls.
@@ -66,20 +71,20 @@ pub enum Role {
 
 /// See [`Role::Recommended`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recommended {
+pub(crate) struct Recommended {
     /// How long it computes in each step.
-    pub think: Duration,
+    pub(crate) think: Duration,
     /// How long it waits before it connects again.
-    pub pause: Duration,
+    pub(crate) pause: Duration,
     /// Leaves, and comes back, after so many steps; 0: never.
-    pub leave_after: u64,
+    pub(crate) leave_after: u64,
     /// One in so many buffers is combined in place; 0: none.
-    pub in_place_one_in: u64,
+    pub(crate) in_place_one_in: u64,
 }
 
 impl Recommended {
     /// Somebody's.
-    pub fn draw(dice: &mut Dice) -> Self {
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
         Self {
             think: dice.ms(0, 60),
             pause: dice.ms(10, 500),
@@ -104,18 +109,18 @@ impl Recommended {
 
 /// See [`Role::AnyOrder`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AnyOrder {
+pub(crate) struct AnyOrder {
     /// What it draws its calls from.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// How long it waits for a call before it cancels.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
     /// The longest that it does nothing.
-    pub idle: Duration,
+    pub(crate) idle: Duration,
 }
 
 impl AnyOrder {
     /// Somebody's.
-    pub fn draw(dice: &mut Dice) -> Self {
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
         Self {
             seed: dice.any(),
             patience: dice.ms(20, 1500),
@@ -126,18 +131,18 @@ impl AnyOrder {
 
 /// See [`Role::Misbehaving`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misbehaving {
+pub(crate) struct Misbehaving {
     /// What it draws its calls and lies from.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// How long it waits for a call before it cancels.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
     /// Whether it also speaks to ports as a stranger.
-    pub stranger: bool,
+    pub(crate) stranger: bool,
 }
 
 impl Misbehaving {
     /// Somebody's.
-    pub fn draw(dice: &mut Dice) -> Self {
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
         Self {
             seed: dice.any(),
             patience: dice.ms(20, 1500),

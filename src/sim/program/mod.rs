@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
-pub use manner::{AnyOrder, Manner, Misbehaving, Recommended, Role};
+pub(super) use manner::{AnyOrder, Manner, Misbehaving, Recommended, Role};
 
 use super::history::{Event, ProcessId, WorldTime};
 use super::recorder::Recorder;

@@ -8,7 +8,9 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
+use super::any_order::patiently;
 use super::life::{Life, Work};
 use super::manner::Recommended;
 use super::model::Model;
@@ -17,6 +19,9 @@ use super::{GLANCE, Ground};
 use crate::error::{CollectiveError, MembershipError, SyncError};
 use crate::sim::history::Event;
 use crate::types::Tag;
+
+/// How long operations may take where programs may call anything.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Why a turn did not come to its end.
 enum Stop {
@@ -96,7 +101,9 @@ impl Turns<'_> {
         let calm = self.life.ground.signals.calm();
         if !self.is_first {
             let pending = self.life.are_peers_pending().await.map_err(stop)?;
-            if pending || self.model.step().is_multiple_of(manner.update_every) {
+            // Until they have synced, the others may be at another step.
+            let due = !self.must_sync && self.model.step().is_multiple_of(manner.update_every);
+            if pending || due {
                 self.life.update().await.map_err(stop)?;
                 self.right.updated |= self.is_everybody(calm);
                 self.must_sync = true;
