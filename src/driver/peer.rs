@@ -274,14 +274,17 @@ impl Loop {
     }
 
     fn introduce(&mut self, welcome: &Welcome, master: SocketAddr) {
-        if let Welcome::Registered { run, peer, .. } = welcome {
+        if let Welcome::Registered {
+            run, peer, timings, ..
+        } = welcome
+        {
             let caller = Caller {
                 run: *run,
                 peer: *peer,
                 master,
                 bind: self.config.bind,
                 socket: self.config.socket.clone(),
-                link_timeout: self.config.link_timeout,
+                link_timeout: self.config.link_timeout.unwrap_or(timings.link_timeout),
             };
             self.caller = Some(caller.clone());
             self.links.introduce(caller);
