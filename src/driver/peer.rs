@@ -384,7 +384,11 @@ impl Loop {
     async fn obey(&mut self) {
         while let Some(output) = self.machine.poll_output() {
             match output {
-                Output::ReachMaster { hello, after } => self.reach_master(hello, after),
+                Output::ReachMaster {
+                    hello,
+                    after,
+                    within,
+                } => self.reach_master(hello, after, within),
                 Output::LeaveMaster => {
                     self.attempt += 1;
                     self.closing = self.control.take().and_then(ControlWriter::close);
@@ -493,14 +497,14 @@ impl Loop {
         }
     }
 
-    fn reach_master(&mut self, hello: Hello, after: Duration) {
+    fn reach_master(&mut self, hello: Hello, after: Duration, within: Duration) {
         self.attempt += 1;
         self.control = None;
         let (attempt, events) = (self.attempt, self.events.clone());
         let (master, bind) = (self.config.master.clone(), self.config.bind);
         let task = tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            let reached = reach(&master, bind, &hello).await;
+            let reached = reach(&master, bind, &hello, within).await;
             let _ = events.send(Event::Reached(attempt, reached));
         });
         if let Some(older) = self.dialling.replace(task.abort_handle()) {
