@@ -289,7 +289,10 @@ impl Loop {
     }
 
     fn introduce(&mut self, welcome: &Welcome, master: SocketAddr) {
-        if let Welcome::Registered { run, peer, .. } = welcome {
+        if let Welcome::Registered {
+            run, peer, timings, ..
+        } = welcome
+        {
             let caller = Caller {
                 network: self.host.network.clone(),
                 run: *run,
@@ -297,7 +300,7 @@ impl Loop {
                 master,
                 bind: self.config.bind,
                 socket: self.config.socket.clone(),
-                link_timeout: self.config.link_timeout,
+                link_timeout: self.config.link_timeout.unwrap_or(timings.link_timeout),
             };
             self.caller = Some(caller.clone());
             self.links.introduce(caller);

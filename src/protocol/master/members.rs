@@ -40,7 +40,7 @@ impl Member {
     pub(super) fn next_timeout(&self, config: &MasterConfig) -> Timestamp {
         match &self.closed {
             Some(closed) => (closed.since + config.resume_grace).min(closed.next_probe),
-            None => self.last_heard + config.heartbeat_timeout,
+            None => self.last_heard + config.silence_ceiling,
         }
     }
 
@@ -48,7 +48,7 @@ impl Member {
     fn is_overdue(&self, config: &MasterConfig, now: Timestamp) -> bool {
         match &self.closed {
             Some(closed) => closed.since + config.resume_grace <= now,
-            None => self.last_heard + config.heartbeat_timeout <= now,
+            None => self.last_heard + config.silence_ceiling <= now,
         }
     }
 }
@@ -144,8 +144,7 @@ impl Master {
                 run: self.run,
                 peer,
                 token,
-                heartbeat_interval: self.config.heartbeat_interval,
-                heartbeat_timeout: self.config.heartbeat_timeout,
+                timings: self.config.timings(),
             },
             accepted: false,
         });
@@ -233,7 +232,7 @@ impl Master {
     }
 
     pub(super) fn on_tick(&mut self) {
-        let late = self.now.since(self.last_tick) > self.config.heartbeat_timeout / 2;
+        let late = self.now.since(self.last_tick) > self.config.silence_ceiling / 2;
         self.last_tick = self.now;
         if late {
             // The master itself was away: silence in that time says nothing about the peers.
@@ -261,7 +260,7 @@ impl Master {
                 ),
                 _ => format!(
                     "it was silent for {} ms",
-                    self.config.heartbeat_timeout.as_millis()
+                    self.config.silence_ceiling.as_millis()
                 ),
             };
             self.evict(peer, reason);

@@ -89,8 +89,7 @@ impl Peer {
                     run,
                     peer,
                     token,
-                    heartbeat_interval,
-                    heartbeat_timeout,
+                    timings,
                 },
                 Phase::Joining { request, .. },
             ) => {
@@ -101,8 +100,7 @@ impl Peer {
                     run,
                     peer,
                     token,
-                    heartbeat_interval,
-                    heartbeat_timeout,
+                    timings,
                 };
                 self.phase = Phase::Registered { identity, request };
             }
@@ -284,7 +282,7 @@ impl Peer {
                     last_heard,
                     next_heartbeat,
                 },
-            ) => Some((*next_heartbeat).min(*last_heard + identity.heartbeat_timeout)),
+            ) => Some((*next_heartbeat).min(*last_heard + identity.timings.silence_ceiling)),
             (
                 Phase::Registered { .. } | Phase::Member { .. },
                 Connection::Dialling { since, .. },
@@ -326,15 +324,15 @@ impl Peer {
             } => {
                 let silence = self.now.since(*last_heard);
                 // A tick that comes late says that this process was away, not the master.
-                let late = self.now.since(*next_heartbeat) > identity.heartbeat_timeout / 2;
+                let late = self.now.since(*next_heartbeat) > identity.timings.silence_ceiling / 2;
                 if late {
                     *last_heard = self.now;
-                } else if silence >= identity.heartbeat_timeout {
-                    let limit_ms = identity.heartbeat_timeout.as_millis();
+                } else if silence >= identity.timings.silence_ceiling {
+                    let limit_ms = identity.timings.silence_ceiling.as_millis();
                     return self.drop_connection(format!("silent for {limit_ms} ms"));
                 }
                 if *next_heartbeat <= self.now {
-                    *next_heartbeat = self.now + identity.heartbeat_interval;
+                    *next_heartbeat = self.now + identity.timings.heartbeat_interval;
                     let frame = self.session.whisper(ToMaster::Heartbeat);
                     self.outputs.push_back(Output::Send(frame));
                 }

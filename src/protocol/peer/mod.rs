@@ -35,7 +35,8 @@ use crate::types::{
     Descriptor, Epoch, OperationId, PeerId, PeerName, Rank, Revision, Tag, Timestamp, WorldSizes,
 };
 use crate::wire::control::{
-    AbortCause, Frame, Hello, Join, LinkSpec, Proposal, SyncPlan, ToMaster, ToPeer, Welcome,
+    AbortCause, Frame, Hello, Join, LinkSpec, Proposal, SyncPlan, Timings, ToMaster, ToPeer,
+    Welcome,
 };
 
 use calls::RunningCall;
@@ -321,8 +322,7 @@ struct Identity {
     run: crate::types::RunId,
     peer: PeerId,
     token: u64,
-    heartbeat_interval: Duration,
-    heartbeat_timeout: Duration,
+    timings: Timings,
 }
 
 #[derive(Clone, Debug)]

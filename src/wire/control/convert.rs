@@ -7,7 +7,7 @@ use prost::Message as _;
 use super::proto as p;
 use super::{
     AbortCause, CallResult, Frame, Hello, Join, JointCall, LinkSpec, Message, Outcome, Proposal,
-    SyncPlan, ToMaster, ToPeer, Welcome,
+    SyncPlan, Timings, ToMaster, ToPeer, Welcome,
 };
 use crate::shared_state::{Digest, Entry, MAX_TENSORS, Presentation, SyncStrategy};
 use crate::types::{
@@ -115,14 +115,16 @@ impl Message for Welcome {
                 run,
                 peer,
                 token,
-                heartbeat_interval,
-                heartbeat_timeout,
+                timings,
             } => p::WelcomeKind::Registered(p::Registered {
                 run: run.0,
                 peer: peer.0,
                 token: *token,
-                heartbeat_interval_ms: milliseconds(*heartbeat_interval),
-                heartbeat_timeout_ms: milliseconds(*heartbeat_timeout),
+                heartbeat_interval_ms: milliseconds(timings.heartbeat_interval),
+                silence_ceiling_ms: milliseconds(timings.silence_ceiling),
+                silence_floor_ms: milliseconds(timings.silence_floor),
+                lane_stall_timeout_ms: milliseconds(timings.lane_stall_timeout),
+                link_timeout_ms: milliseconds(timings.link_timeout),
             }),
             Welcome::Resumed { last_seen } => {
                 p::WelcomeKind::Resumed(p::Number { value: *last_seen })
@@ -134,15 +136,20 @@ impl Message for Welcome {
     fn decode(bytes: &[u8]) -> Decoded<Self> {
         Ok(match present("welcome", p::Welcome::decode(bytes)?.kind)? {
             p::WelcomeKind::Registered(r) => {
-                if r.heartbeat_interval_ms == 0 || r.heartbeat_timeout_ms == 0 {
-                    return Err(nonsense("heartbeat_interval_ms", r.heartbeat_interval_ms));
+                if r.silence_floor_ms > r.silence_ceiling_ms {
+                    return Err(nonsense("silence_floor_ms", r.silence_floor_ms));
                 }
                 Welcome::Registered {
                     run: RunId(r.run),
                     peer: PeerId(r.peer),
                     token: r.token,
-                    heartbeat_interval: Duration::from_millis(r.heartbeat_interval_ms.into()),
-                    heartbeat_timeout: Duration::from_millis(r.heartbeat_timeout_ms.into()),
+                    timings: Timings {
+                        heartbeat_interval: time("heartbeat_interval_ms", r.heartbeat_interval_ms)?,
+                        silence_floor: time("silence_floor_ms", r.silence_floor_ms)?,
+                        silence_ceiling: time("silence_ceiling_ms", r.silence_ceiling_ms)?,
+                        lane_stall_timeout: time("lane_stall_timeout_ms", r.lane_stall_timeout_ms)?,
+                        link_timeout: time("link_timeout_ms", r.link_timeout_ms)?,
+                    },
                 }
             }
             p::WelcomeKind::Resumed(number) => Welcome::Resumed {
@@ -676,6 +683,13 @@ fn digest_bytes(digest: &Option<Digest>) -> Vec<u8> {
 
 fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn time(field: &'static str, milliseconds: u32) -> Decoded<Duration> {
+    match milliseconds {
+        0 => Err(nonsense(field, 0)),
+        _ => Ok(Duration::from_millis(milliseconds.into())),
+    }
 }
 
 #[cfg(test)]

@@ -80,16 +80,29 @@ pub enum Welcome {
         peer: PeerId,
         /// What it shows when it resumes.
         token: u64,
-        /// How often both sides speak at least.
-        heartbeat_interval: Duration,
-        /// How long silence may last before either side takes the connection for dead.
-        heartbeat_timeout: Duration,
+        /// What all peers of the run go by.
+        timings: Timings,
     },
     /// The session goes on.
     Resumed {
         /// The last message of the peer that the master has seen.
         last_seen: u64,
     },
+}
+
+/// How soon failures are noticed: the master's settings, for all peers of its run alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Timings {
+    /// How often both sides of a control connection speak at least.
+    pub heartbeat_interval: Duration,
+    /// The least silence after which a control connection may be taken for dead.
+    pub silence_floor: Duration,
+    /// The silence after which it is, whatever the connection has shown before.
+    pub silence_ceiling: Duration,
+    /// How long a lane may take no bytes that are due.
+    pub lane_stall_timeout: Duration,
+    /// How long a link may be without a lane.
+    pub link_timeout: Duration,
 }
 
 /// A call in which all accepted peers in scope take part.

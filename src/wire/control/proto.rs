@@ -73,7 +73,13 @@ pub(super) struct Registered {
     #[prost(uint32, tag = "4")]
     pub(super) heartbeat_interval_ms: u32,
     #[prost(uint32, tag = "5")]
-    pub(super) heartbeat_timeout_ms: u32,
+    pub(super) silence_ceiling_ms: u32,
+    #[prost(uint32, tag = "6")]
+    pub(super) silence_floor_ms: u32,
+    #[prost(uint32, tag = "7")]
+    pub(super) lane_stall_timeout_ms: u32,
+    #[prost(uint32, tag = "8")]
+    pub(super) link_timeout_ms: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
