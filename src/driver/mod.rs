@@ -21,6 +21,7 @@ mod clock;
 mod control;
 mod handle;
 mod host;
+mod link;
 mod links;
 mod master;
 mod peer;
