@@ -187,8 +187,8 @@ fn check(config: &MasterConfig) -> Result<(), MasterError> {
     if config.heartbeat_interval < Duration::from_millis(1) {
         return invalid("heartbeat_interval", "it is under a millisecond");
     }
-    if config.silence_floor < 2 * config.heartbeat_interval {
-        return invalid("silence_floor", "it is under two heartbeat intervals");
+    if config.silence_floor < config.heartbeat_interval.saturating_mul(3) {
+        return invalid("silence_floor", "it is under three heartbeat intervals");
     }
     if config.silence_ceiling < config.silence_floor {
         return invalid("silence_ceiling", "it is below `silence_floor`");

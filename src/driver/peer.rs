@@ -408,7 +408,11 @@ impl Loop {
             #[cfg(feature = "sim")]
             self.host.observe(Observed::PeerOutput(&output));
             match output {
-                Output::ReachMaster { hello, after } => self.reach_master(hello, after),
+                Output::ReachMaster {
+                    hello,
+                    after,
+                    within,
+                } => self.reach_master(hello, after, within),
                 Output::LeaveMaster => {
                     self.attempt += 1;
                     self.closing = self.control.take().and_then(ControlWriter::close);
@@ -517,7 +521,7 @@ impl Loop {
         }
     }
 
-    fn reach_master(&mut self, hello: Hello, after: Duration) {
+    fn reach_master(&mut self, hello: Hello, after: Duration, within: Duration) {
         self.attempt += 1;
         self.control = None;
         let (attempt, events) = (self.attempt, self.events.clone());
@@ -525,7 +529,7 @@ impl Loop {
         let network = self.host.network.clone();
         let task = tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            let reached = reach(&network, &master, bind, &hello).await;
+            let reached = reach(&network, &master, bind, &hello, within).await;
             let _ = events.send(Event::Reached(attempt, reached));
         });
         if let Some(older) = self.dialling.replace(task.abort_handle()) {

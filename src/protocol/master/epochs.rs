@@ -1,6 +1,7 @@
 //! How one epoch follows another: solve, propose, activate.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
@@ -100,6 +101,17 @@ impl Change {
     /// Whether newcomers are on their way in, so that `update_topology` ends with the epoch.
     pub(super) fn lets_newcomers_in(&self) -> bool {
         !self.basis.newcomers.is_empty()
+    }
+
+    /// The master was away for so long: nobody could tell it anything.
+    pub(super) fn postpone(&mut self, away: Duration) {
+        if let Stage::Proposed {
+            deadline: Some(deadline),
+            ..
+        } = &mut self.stage
+        {
+            *deadline = *deadline + away;
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Timestamp> {
@@ -229,10 +241,7 @@ impl Master {
         if !all_call {
             return BTreeSet::new();
         }
-        let registered = self
-            .members
-            .iter()
-            .filter(|(_, m)| !m.accepted && m.connection.is_some());
+        let registered = self.members.iter().filter(|(_, m)| m.is_waiting(self.now));
         registered.map(|(peer, _)| *peer).collect()
     }
 

@@ -130,8 +130,7 @@ impl Master {
         let Some(member) = self.members.get(&other) else {
             return;
         };
-        let silence = self.now.since(member.last_heard);
-        if member.closed.is_some() || silence > 2 * self.config.heartbeat_interval {
+        if member.closed.is_some() || member.watch.is_suspicious(self.now) {
             debug!(from = %self.name(reporter), to = %self.name(other), %reason, "link failed, to a peer that is silent here too");
             return;
         }
@@ -171,7 +170,7 @@ impl Master {
         let is_heard_since = |peer: PeerId, since: Timestamp| {
             self.members
                 .get(&peer)
-                .is_none_or(|member| member.closed.is_none() && member.last_heard >= since)
+                .is_none_or(|member| member.closed.is_none() && member.last_word >= since)
         };
         let is_accepted = self
             .members

@@ -30,13 +30,13 @@ use std::time::Duration;
 
 use crate::error::{CollectiveError, ConnectError, Gone, MembershipError, SyncError};
 use crate::protocol::session::{Arrival, Session};
+use crate::protocol::silence::Watch;
 use crate::shared_state::Presentation;
 use crate::types::{
     Descriptor, Epoch, OperationId, PeerId, PeerName, Rank, Revision, Tag, Timestamp, WorldSizes,
 };
 use crate::wire::control::{
-    AbortCause, Frame, Hello, Join, LinkSpec, Proposal, SyncPlan, Timings, ToMaster, ToPeer,
-    Welcome,
+    AbortCause, Frame, Hello, Join, LinkSpec, Proposal, SyncPlan, ToMaster, ToPeer, Welcome,
 };
 
 use calls::RunningCall;
@@ -204,6 +204,8 @@ pub enum Output {
         hello: Hello,
         /// Wait so long first.
         after: Duration,
+        /// How long the name, the connection and the answer may take, each.
+        within: Duration,
     },
     /// Close the control connection, or stop dialling, once what was sent has gone out.
     LeaveMaster,
@@ -287,6 +289,9 @@ pub struct Peer {
     phase: Phase,
     connection: Connection,
     session: Session<ToMaster>,
+    /// Over the master, from registration on.
+    watch: Option<Watch>,
+    last_tick: Timestamp,
 
     active: Option<ActiveEpoch>,
     proposed: Option<Proposed>,
@@ -334,7 +339,6 @@ struct Identity {
     run: crate::types::RunId,
     peer: PeerId,
     token: u64,
-    timings: Timings,
 }
 
 #[derive(Clone, Debug)]
@@ -360,6 +364,8 @@ impl Peer {
             phase: Phase::Idle,
             connection: Connection::None,
             session: Session::new(),
+            watch: None,
+            last_tick: now,
             active: None,
             proposed: None,
             links: BTreeMap::new(),
@@ -375,6 +381,7 @@ impl Peer {
     /// Takes in one thing that happened at `now`.
     pub fn handle(&mut self, now: Timestamp, input: Input) {
         self.now = self.now.max(now);
+        self.excuse_absence();
         match input {
             Input::Command { request, command } => self.on_command(request, command),
             Input::Welcomed(welcome) => self.on_welcome(welcome),
@@ -475,7 +482,7 @@ impl Peer {
             }
         }
         match frame.message {
-            ToPeer::Heartbeat => {}
+            ToPeer::Heartbeat(beat) => self.on_heartbeat(&beat),
             ToPeer::EpochProposed(proposal) => self.on_proposed(proposal),
             ToPeer::EpochActive { epoch } => self.on_active(epoch),
             ToPeer::OperationSettled { op, outcome } => self.on_settled(op, outcome),

@@ -6,8 +6,8 @@ use prost::Message as _;
 
 use super::proto as p;
 use super::{
-    AbortCause, CallResult, Frame, Hello, Join, JointCall, LinkSpec, Message, Outcome, Proposal,
-    SyncPlan, Timings, ToMaster, ToPeer, Welcome,
+    AbortCause, CallResult, Frame, Heartbeat, Hello, Join, JointCall, LinkSpec, Message, Outcome,
+    Proposal, SyncPlan, Timings, ToMaster, ToPeer, Welcome,
 };
 use crate::shared_state::{Digest, Entry, MAX_TENSORS, Presentation, SyncStrategy};
 use crate::types::{
@@ -163,7 +163,7 @@ impl Message for Frame<ToMaster> {
     fn encode(&self) -> Vec<u8> {
         use p::ToMaster as P;
         let message = match &self.message {
-            ToMaster::Heartbeat => P::Heartbeat(p::Empty {}),
+            ToMaster::Heartbeat(beat) => P::Heartbeat((*beat).into()),
             ToMaster::EpochAcknowledged { epoch } => P::EpochAcknowledged((*epoch).into()),
             ToMaster::Wired { epoch } => P::Wired((*epoch).into()),
             ToMaster::LinkFailed {
@@ -221,7 +221,7 @@ impl Message for Frame<ToMaster> {
         use p::ToMaster as P;
         let frame = p::FrameToMaster::decode(bytes)?;
         let message = match present("message", frame.message)? {
-            P::Heartbeat(_) => ToMaster::Heartbeat,
+            P::Heartbeat(beat) => ToMaster::Heartbeat(beat.into()),
             P::EpochAcknowledged(epoch) => ToMaster::EpochAcknowledged {
                 epoch: epoch.into(),
             },
@@ -276,7 +276,7 @@ impl Message for Frame<ToPeer> {
     fn encode(&self) -> Vec<u8> {
         use p::ToPeer as P;
         let message = match &self.message {
-            ToPeer::Heartbeat => P::Heartbeat(p::Empty {}),
+            ToPeer::Heartbeat(beat) => P::Heartbeat((*beat).into()),
             ToPeer::EpochProposed(proposal) => P::EpochProposed(proposal.into()),
             ToPeer::EpochActive { epoch } => P::EpochActive((*epoch).into()),
             ToPeer::OperationSettled { op, outcome } => P::OperationSettled(settled(op, outcome)),
@@ -305,7 +305,7 @@ impl Message for Frame<ToPeer> {
         use p::ToPeer as P;
         let frame = p::FrameToPeer::decode(bytes)?;
         let message = match present("message", frame.message)? {
-            P::Heartbeat(_) => ToPeer::Heartbeat,
+            P::Heartbeat(beat) => ToPeer::Heartbeat(beat.into()),
             P::EpochProposed(proposal) => ToPeer::EpochProposed(proposal.try_into()?),
             P::EpochActive(epoch) => ToPeer::EpochActive {
                 epoch: epoch.into(),
@@ -440,6 +440,28 @@ impl TryFrom<p::Presentation> for Presentation {
             strategy,
             entries,
         })
+    }
+}
+
+impl From<Heartbeat> for p::Heartbeat {
+    fn from(beat: Heartbeat) -> Self {
+        p::Heartbeat {
+            number: beat.number,
+            heard: beat.heard,
+            held_us: u64::try_from(beat.held.as_micros()).unwrap_or(u64::MAX),
+            answer: beat.answer,
+        }
+    }
+}
+
+impl From<p::Heartbeat> for Heartbeat {
+    fn from(beat: p::Heartbeat) -> Self {
+        Heartbeat {
+            number: beat.number,
+            heard: beat.heard,
+            held: Duration::from_micros(beat.held_us),
+            answer: beat.answer,
+        }
     }
 }
 

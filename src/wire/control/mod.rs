@@ -127,11 +127,26 @@ impl JointCall {
     }
 }
 
+/// A sign of life, either way. Its sequence is 0: who comes too late is not repeated. Heartbeats
+/// are numbered among themselves, anew on each connection, and say what was heard of the other
+/// side's: so each side learns the round trip, and whether it is heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Heartbeat {
+    /// Its number, from 1.
+    pub number: u64,
+    /// The newest one heard from the other side on this connection; 0 for none.
+    pub heard: u64,
+    /// How long ago that was.
+    pub held: Duration,
+    /// Whether the other side is to answer with one of its own at once.
+    pub answer: bool,
+}
+
 /// Peer to master.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToMaster {
     /// I am alive. Not numbered.
-    Heartbeat,
+    Heartbeat(Heartbeat),
     /// I know of this epoch and will take nothing older.
     EpochAcknowledged {
         /// Which.
@@ -208,7 +223,7 @@ pub enum ToMaster {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToPeer {
     /// I am alive. Not numbered.
-    Heartbeat,
+    Heartbeat(Heartbeat),
     /// The next epoch, if a majority agrees.
     EpochProposed(Proposal),
     /// The proposed epoch is active; its outcomes hold.

@@ -98,7 +98,7 @@ pub(super) struct FrameToMaster {
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum ToMaster {
     #[prost(message, tag = "3")]
-    Heartbeat(Empty),
+    Heartbeat(Heartbeat),
     #[prost(message, tag = "4")]
     EpochAcknowledged(Epoch),
     #[prost(message, tag = "5")]
@@ -144,7 +144,7 @@ pub(super) struct FrameToPeer {
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum ToPeer {
     #[prost(message, tag = "3")]
-    Heartbeat(Empty),
+    Heartbeat(Heartbeat),
     #[prost(message, tag = "4")]
     EpochProposed(Proposal),
     #[prost(message, tag = "5")]
@@ -163,6 +163,18 @@ pub(super) enum ToPeer {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Empty {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Heartbeat {
+    #[prost(uint64, tag = "1")]
+    pub(super) number: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) heard: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) held_us: u64,
+    #[prost(bool, tag = "4")]
+    pub(super) answer: bool,
+}
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Number {
