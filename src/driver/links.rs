@@ -64,6 +64,7 @@ pub(super) struct Caller {
     pub(super) bind: Option<IpAddr>,
     pub(super) socket: SocketOptions,
     pub(super) link_timeout: Duration,
+    pub(super) lane_stall_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -328,3 +329,6 @@ pub(super) async fn dial_peer(caller: &Caller, address: &str) -> Result<Stream, 
     .await
     .map_err(|error| format!("{address}: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,8 @@ mod master;
 mod peer;
 mod reach;
 mod sync;
+#[cfg(test)]
+mod testing;
 
 pub(crate) use handle::{Driver, Payload, Respond, Response};
 #[cfg(feature = "sim")]

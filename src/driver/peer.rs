@@ -23,7 +23,7 @@ use super::links::{Caller, LinkEvent, Links};
 use super::reach::{Unreached, reach};
 use super::sync::{Session, SyncEvent, SyncTraffic, turn_away};
 use crate::communicator::Config;
-use crate::datapath::{DataPlane, Disposition, OperationSpec, PlaneEvent, Traffic};
+use crate::datapath::{DataPlane, Disposition, OperationSpec, PlaneEvent, STALL_TIMEOUT, Traffic};
 use crate::engine::UserMemory;
 use crate::protocol::peer::{Input, Output, Peer, PeerConfig, Reply, RequestId};
 use crate::transport::{Incoming, Stream, refuse};
@@ -235,7 +235,11 @@ impl Loop {
             Payload::Tensors(tensors) => {
                 // A second sync is refused by the machine; the first keeps its session.
                 if self.session.is_none() {
-                    let session = Session::new(&tensors, self.sync_events.clone());
+                    let stall_timeout = self
+                        .caller
+                        .as_ref()
+                        .map_or(STALL_TIMEOUT, |caller| caller.lane_stall_timeout);
+                    let session = Session::new(&tensors, stall_timeout, self.sync_events.clone());
                     self.session = Some((request, session));
                 }
                 None
@@ -302,6 +306,7 @@ impl Loop {
                 bind: self.config.bind,
                 socket: self.config.socket.clone(),
                 link_timeout: self.config.link_timeout.unwrap_or(timings.link_timeout),
+                lane_stall_timeout: timings.lane_stall_timeout,
             };
             self.plane.set_stall_timeout(timings.lane_stall_timeout);
             self.caller = Some(caller.clone());

@@ -130,7 +130,9 @@ impl Master {
         let Some(member) = self.members.get(&other) else {
             return;
         };
-        if member.closed.is_some() || member.watch.is_suspicious(self.now) {
+        // A heartbeat may be late, not two.
+        let silence = self.now.since(member.last_word);
+        if member.closed.is_some() || silence > 2 * self.config.heartbeat_interval {
             debug!(from = %self.name(reporter), to = %self.name(other), %reason, "link failed, to a peer that is silent here too");
             return;
         }
