@@ -237,13 +237,14 @@ impl Lane {
         !self.is_idle || !self.unacknowledged.is_empty() || self.has_asked
     }
 
-    /// Forgets how long it has been waiting: this side was away itself.
-    pub(super) fn wait_anew(&mut self, now: Instant) {
-        self.heard_at = now;
+    /// This side was away itself for so long: that is nobody's silence.
+    pub(super) fn excuse(&mut self, away: Duration, now: Instant) {
+        self.heard_at = now.min(self.heard_at + away);
+        self.waits_since = now.min(self.waits_since + away);
     }
 
     /// Looks whether anything came since the last look, says so to the other side, asks it where it
-    /// is silent. Returns how long it has been waiting in vain once that is too long.
+    /// is silent. Returns how long it has been waiting in vain if that is too long.
     pub(super) fn look(
         &mut self,
         now: Instant,

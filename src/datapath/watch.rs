@@ -26,21 +26,28 @@ const LOOKS: u32 = 8;
 
 /// Looks until there are no lanes any more. Does not keep the plane.
 pub(super) async fn watch_lanes(plane: Weak<DataPlane>) {
-    let mut last = Instant::now();
+    let (mut last, mut was_away) = (Instant::now(), false);
     loop {
         let Some((interval, patience)) = plane.upgrade().map(|plane| plane.look_interval()) else {
             return;
         };
         sleep_until(last + interval).await;
         let now = Instant::now();
-        // Whoever was away itself knows nothing of the others' silence: what they said may be
-        // waiting to be read.
-        let was_away = now.saturating_duration_since(last) > patience;
+        let late = now.saturating_duration_since(last + interval);
+        let away = if interval + late > patience {
+            late
+        } else {
+            Duration::ZERO
+        };
+        // What the others said meanwhile may be waiting to be read: the next look judges, also where
+        // it is late as well, as it is on a machine that is always busy.
+        let judges = away.is_zero() || was_away;
+        was_away = !away.is_zero();
         last = now;
         let Some(plane) = plane.upgrade() else {
             return;
         };
-        if !plane.look(now, was_away) {
+        if !plane.look(now, away, judges) {
             return;
         }
     }
@@ -54,17 +61,17 @@ impl DataPlane {
     }
 
     /// One look at every lane. False: there is none, and nobody looks any more.
-    fn look(self: &Arc<Self>, now: Instant, was_away: bool) -> bool {
+    fn look(self: &Arc<Self>, now: Instant, away: Duration, judges: bool) -> bool {
         let (stall_timeout, keep_alive) = (self.stall_timeout(), self.keep_alive());
         let state = &mut *self.state.lock();
         let mut lanes = 0;
         for (peer, link) in &mut state.links {
             let mut stalled = Vec::new();
             for (index, lane) in &mut link.lanes {
-                if was_away {
-                    lane.wait_anew(now);
-                }
-                if let Some(silent) = lane.look(now, stall_timeout, keep_alive) {
+                lane.excuse(away, now);
+                if let Some(silent) = lane.look(now, stall_timeout, keep_alive)
+                    && judges
+                {
                     stalled.push((*index, silent, lane.unfinished()));
                 }
             }
