@@ -21,7 +21,7 @@ pub(crate) mod observer {
 
     /// One input or output of a state machine.
     #[derive(Debug)]
-    pub enum Observed<'a> {
+    pub(crate) enum Observed<'a> {
         /// The master hears.
         MasterInput(&'a master::Input),
         /// The master wants.

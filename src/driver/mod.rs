@@ -34,9 +34,7 @@ pub(crate) use handle::{Driver, Payload, Respond, Response};
 #[cfg(feature = "sim")]
 pub(crate) use host::Host;
 #[cfg(feature = "sim")]
-pub use host::observer::Observed;
-#[cfg(feature = "sim")]
-pub(crate) use host::observer::Observer;
+pub(crate) use host::observer::{Observed, Observer};
 pub use master::{Master, MasterError};
 #[cfg(feature = "sim")]
 pub(crate) use master::{Secret, listen, serve};

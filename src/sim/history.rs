@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::network::Strike;
 use crate::error::{CollectiveError, ConnectError, Gone, MembershipError, SyncError};
 use crate::protocol::peer::Membership;
 use crate::types::{DataType, Descriptor, Epoch, OperationId, PeerId, ReduceOp, Revision, Tag};
@@ -94,6 +95,13 @@ pub enum Event {
     CutOff,
     /// All its paths work again.
     Healed,
+    /// Connections between this process's machine and another's were harmed.
+    Struck {
+        /// The other.
+        with: ProcessId,
+        /// How.
+        strike: Strike,
+    },
     /// No more faults: from now on everything must come right.
     Calm,
 
