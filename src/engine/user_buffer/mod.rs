@@ -229,6 +229,12 @@ impl UserBuffers {
         self.memory.take_back();
     }
 
+    /// As [`UserMemory::open`], for an operation that starts again.
+    #[cfg(test)]
+    pub(crate) fn open_again(&self) -> UserBuffers {
+        self.memory.open()
+    }
+
     /// Whether this opening was revoked, is idle and is the last.
     fn is_at_rest(&self) -> bool {
         let gate = self.memory.gate.load(Ordering::Acquire);
@@ -450,6 +456,11 @@ pub(crate) mod testing {
         pub(crate) fn bytes(&self) -> Vec<u8> {
             // SAFETY: the block lives as long as `self`; no operation has it now.
             unsafe { (*self.0.0).to_vec() }
+        }
+
+        pub(crate) fn fill(&self, byte: u8) {
+            // SAFETY: as in `bytes`.
+            unsafe { (*self.0.0).fill(byte) }
         }
 
         pub(crate) fn lend_in_place(&self) -> UserBuffers {
