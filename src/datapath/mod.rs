@@ -29,7 +29,7 @@ mod plane;
 mod reader;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub use plane::DataPlane;

@@ -386,3 +386,6 @@ async fn unstalled<T>(io: impl Future<Output = std::io::Result<T>>) -> Result<T,
 fn revoked() -> std::io::Error {
     std::io::Error::other("the sync has ended here")
 }
+
+#[cfg(test)]
+mod tests;
