@@ -33,7 +33,7 @@ mod plane;
 mod reader;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watch;
 mod writer;
 

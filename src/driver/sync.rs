@@ -395,4 +395,6 @@ fn revoked() -> std::io::Error {
 }
 
 #[cfg(test)]
+mod standstill;
+#[cfg(test)]
 mod tests;

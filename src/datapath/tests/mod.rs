@@ -6,7 +6,7 @@ mod cancel;
 mod cluster;
 mod cuts;
 mod hostile;
-mod pipe;
+pub(crate) mod pipe;
 mod reorder;
 mod restart;
 mod results;

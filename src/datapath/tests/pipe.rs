@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -18,16 +19,18 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::transport::{Ends, Stream};
+
 /// Numbers that look random and are the same in every run.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66)
     }
 
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         // xorshift64*
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -38,7 +41,7 @@ impl Random {
 
 /// How the bytes of one direction arrive.
 #[derive(Clone, Debug)]
-pub(super) enum Pace {
+pub(crate) enum Pace {
     /// As they are written.
     AtOnce,
     /// So many bytes each so many milliseconds.
@@ -53,7 +56,7 @@ pub(super) enum Pace {
 
 /// How a wire dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
+pub(crate) enum How {
     /// Both ends hear of it at once.
     Reset,
     /// The reader sees the end; the writer goes on into the void until the reader has closed.
@@ -64,31 +67,31 @@ pub(super) enum How {
     HalfOpen,
 }
 
-pub(super) const EVERY_DEATH: [How; 4] = [How::Reset, How::Eof, How::Silence, How::HalfOpen];
+pub(crate) const EVERY_DEATH: [How; 4] = [How::Reset, How::Eof, How::Silence, How::HalfOpen];
 
 /// When and how a wire dies.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cut {
+pub(crate) struct Cut {
     /// With the byte before this one written.
-    pub(super) after: usize,
-    pub(super) how: How,
+    pub(crate) after: usize,
+    pub(crate) how: How,
     /// What was on its way then is lost.
-    pub(super) loses: bool,
+    pub(crate) loses: bool,
 }
 
 /// One direction.
 #[derive(Clone, Debug)]
-pub(super) struct Way {
+pub(crate) struct Way {
     /// Bytes that are on their way at most.
-    pub(super) room: usize,
-    pub(super) pace: Pace,
+    pub(crate) room: usize,
+    pub(crate) pace: Pace,
     /// Bytes from this one on arrive after [`Wire::release`].
-    pub(super) hold: usize,
-    pub(super) cut: Option<Cut>,
+    pub(crate) hold: usize,
+    pub(crate) cut: Option<Cut>,
 }
 
 /// A sound and swift one.
-pub(super) const SOUND: Way = Way {
+pub(crate) const SOUND: Way = Way {
     room: 64 * 1024,
     pace: Pace::AtOnce,
     hold: usize::MAX,
@@ -96,7 +99,7 @@ pub(super) const SOUND: Way = Way {
 };
 
 impl Way {
-    pub(super) fn random(seed: u64, piece: usize, delay: usize) -> Way {
+    pub(crate) fn random(seed: u64, piece: usize, delay: usize) -> Way {
         let random = Random::new(seed);
         Way {
             pace: Pace::Random {
@@ -207,21 +210,21 @@ impl Flow {
 type Flows = Arc<Mutex<[Flow; 2]>>;
 
 /// The test's hand on a wire.
-pub(super) struct Wire(Flows);
+pub(crate) struct Wire(Flows);
 
-pub(super) struct PipeReader {
+pub(crate) struct PipeReader {
     flows: Flows,
     way: usize,
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
-pub(super) struct PipeWriter {
+pub(crate) struct PipeWriter {
     flows: Flows,
     way: usize,
 }
 
 /// A wire and what each of its ends reads from and writes to.
-pub(super) fn wire(ways: [Way; 2]) -> (Wire, [(PipeReader, PipeWriter); 2]) {
+pub(crate) fn wire(ways: [Way; 2]) -> (Wire, [(PipeReader, PipeWriter); 2]) {
     let flows = Arc::new(Mutex::new(ways.map(Flow::new)));
     let ends = [0, 1].map(|end| {
         let reader = PipeReader {
@@ -238,13 +241,27 @@ pub(super) fn wire(ways: [Way; 2]) -> (Wire, [(PipeReader, PipeWriter); 2]) {
     (Wire(flows), ends)
 }
 
+/// Addresses for streams whose ends do not matter.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
+/// A wire between two connections as `transport` has them.
+pub(crate) fn streams(ways: [Way; 2]) -> (Wire, [Stream; 2]) {
+    let (wire, ends) = wire(ways);
+    let ends_of = Ends {
+        local: NOWHERE,
+        peer: NOWHERE,
+    };
+    let streams = ends.map(|(reader, writer)| Stream::in_memory(reader, writer, ends_of));
+    (wire, streams)
+}
+
 impl Wire {
-    pub(super) fn written(&self, way: usize) -> usize {
+    pub(crate) fn written(&self, way: usize) -> usize {
         self.0.lock()[way].written
     }
 
     /// Lets everything through that was held back.
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         for flow in &mut *self.0.lock() {
             flow.way.hold = usize::MAX;
             flow.wake();

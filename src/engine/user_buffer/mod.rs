@@ -467,6 +467,11 @@ pub(crate) mod testing {
             self.lend_to(self, Arc::new(()))
         }
 
+        /// As a call that works on it in place lends it.
+        pub(crate) fn memory(&self) -> Arc<UserMemory> {
+            self.lend_in_place().memory
+        }
+
         /// Input from `self`, output to `recv`; `witness` is dropped with the owner.
         pub(crate) fn lend_to(&self, recv: &Memory, witness: Arc<()>) -> UserBuffers {
             let owner = Box::new((self.clone(), recv.clone(), witness));
