@@ -6,9 +6,9 @@ use std::path::Path;
 use crate::event::{Event, Line};
 use crate::log;
 
-/// A peer that is stopped for less than this must not lose its place: the heartbeat timeout is
-/// 3 s, and a stop may begin a moment after a heartbeat was due.
-const HARMLESS_STOP_US: u64 = 2_500_000;
+/// A peer that is stopped for less than this must not lose its place: silence of less than 2 s is
+/// excused on any network, and a stop may begin a moment before a heartbeat was due.
+const HARMLESS_STOP_US: u64 = 1_400_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct History {
