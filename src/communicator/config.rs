@@ -60,9 +60,9 @@ pub struct Config {
     /// then wires around it or removes a peer. Default: what the master says (2 s, or 350 ms in its
     /// `fast` profile).
     pub link_timeout: Option<Duration>,
-    /// How long a lane may be idle before it says something, so that NATs and firewalls keep it.
-    /// Default 30 s; 60 bytes each time. A lane that hears nothing for three of these, and for 90 s,
-    /// is made anew: an interval over 30 s is to be the same at all peers.
+    /// How long a lane may be idle before the other side is asked for a word, so that NATs and
+    /// firewalls keep it, and one that they forgot is made anew before it is needed. Default 30 s;
+    /// 60 bytes each way each time.
     pub keepalive_interval: Duration,
     /// Options of the sockets that carry tensors.
     pub socket: SocketOptions,

@@ -18,15 +18,16 @@ use super::handle::{Payload, Request, Respond, Response, Snapshot};
 use super::host::Host;
 #[cfg(feature = "sim")]
 use super::host::observer::Observed;
-use super::links::{Caller, LinkChange, LinkEvent, Links};
+use super::link::Change;
+use super::links::{Caller, LinkEvent, Links};
 use super::reach::{Unreached, reach};
 use super::sync::{Session, SyncEvent, SyncTraffic, turn_away};
 use crate::communicator::Config;
-use crate::datapath::{DataPlane, Disposition, OperationSpec, PlaneEvent, Traffic};
+use crate::datapath::{DataPlane, Disposition, OperationSpec, PlaneEvent, STALL_TIMEOUT, Traffic};
 use crate::engine::UserMemory;
 use crate::protocol::peer::{Input, Output, Peer, PeerConfig, Reply, RequestId};
 use crate::transport::{Incoming, Stream, refuse};
-use crate::types::{Epoch, OperationId};
+use crate::types::{Epoch, OperationId, PeerId};
 use crate::wire::control::{Hello, Join, ToPeer, Welcome};
 use crate::wire::greeting::Kind;
 use crate::wire::hello::{LaneHello, TransferHello};
@@ -207,8 +208,8 @@ impl Loop {
                 Err(_) => break,
             }
         }
-        for change in self.links.tick() {
-            self.on_link_change(change);
+        for (peer, change) in self.links.tick() {
+            self.on_link_change(peer, change);
         }
         self.tell(Input::Tick);
     }
@@ -234,7 +235,11 @@ impl Loop {
             Payload::Tensors(tensors) => {
                 // A second sync is refused by the machine; the first keeps its session.
                 if self.session.is_none() {
-                    let session = Session::new(&tensors, self.sync_events.clone());
+                    let stall_timeout = self
+                        .caller
+                        .as_ref()
+                        .map_or(STALL_TIMEOUT, |caller| caller.lane_stall_timeout);
+                    let session = Session::new(&tensors, stall_timeout, self.sync_events.clone());
                     self.session = Some((request, session));
                 }
                 None
@@ -301,7 +306,9 @@ impl Loop {
                 bind: self.config.bind,
                 socket: self.config.socket.clone(),
                 link_timeout: self.config.link_timeout.unwrap_or(timings.link_timeout),
+                lane_stall_timeout: timings.lane_stall_timeout,
             };
+            self.plane.set_stall_timeout(timings.lane_stall_timeout);
             self.caller = Some(caller.clone());
             self.links.introduce(caller);
         }
@@ -310,14 +317,12 @@ impl Loop {
     fn on_plane_event(&mut self, event: PlaneEvent) {
         match event {
             PlaneEvent::Finished { op } => self.tell(Input::OperationFinished { op }),
-            // The links tell that themselves, as they hand lanes over.
-            PlaneEvent::LinkUp { .. } => {}
             PlaneEvent::LaneClosed { peer, lane, .. } if self.plane.has_lane(peer, lane) => {}
             PlaneEvent::LaneClosed {
-                peer, lane, reason, ..
+                peer, lane, end, ..
             } => {
-                if let Some(change) = self.links.on_lane_closed(peer, lane, &reason) {
-                    self.on_link_change(change);
+                for (peer, change) in self.links.on_lane_closed(peer, lane, &end) {
+                    self.on_link_change(peer, change);
                 }
             }
         }
@@ -325,27 +330,33 @@ impl Loop {
 
     fn on_link_event(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Open { peer, lane, stream } => {
-                let (wanted, change) = self.links.on_open(peer, lane);
-                if wanted {
+            LinkEvent::Open {
+                peer,
+                lane,
+                dialled_here,
+                stream,
+            } => {
+                let (is_wanted, change) = self.links.on_open(peer, lane, dialled_here);
+                if is_wanted {
                     let (reader, writer) = stream.into_split();
                     self.plane.add_lane(peer, lane, reader, writer);
                 }
                 if let Some(change) = change {
-                    self.on_link_change(change);
+                    self.on_link_change(peer, change);
                 }
             }
+            LinkEvent::NotArrived { peer, lane } => self.links.on_not_arrived(peer, lane),
             LinkEvent::NotDialled { peer, lane, reason } => {
                 self.links.on_not_dialled(peer, lane, reason);
             }
         }
     }
 
-    fn on_link_change(&mut self, change: LinkChange) {
+    fn on_link_change(&mut self, peer: PeerId, change: Change) {
         self.tell(match change {
-            LinkChange::Up(peer) => Input::LinkUp { peer },
-            LinkChange::Down(peer) => Input::LinkDown { peer },
-            LinkChange::Failed(peer, reason) => Input::LinkFailed { peer, reason },
+            Change::Up => Input::LinkUp { peer },
+            Change::Down(loss) => Input::LinkDown { peer, loss },
+            Change::Failed(reason) => Input::LinkFailed { peer, reason },
         });
     }
 

@@ -19,7 +19,8 @@ pub struct MasterConfig {
     /// The silence after which a peer is evicted however bad its connection has been. Default
     /// 3.2 s, fast 700 ms. A peer that hangs holds everybody up for so long at most.
     pub silence_ceiling: Duration,
-    /// How long a lane between two peers may take no bytes that are due before it is made anew.
+    /// How long a lane between two peers may be silent while one of them owes the other something,
+    /// before it is made anew.
     /// Default 1.5 s, fast 350 ms. Below the longest time that a network drops everything, lanes
     /// are made anew in vain.
     pub lane_stall_timeout: Duration,

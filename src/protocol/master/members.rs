@@ -30,6 +30,8 @@ pub(super) struct Member {
     pub(super) session: Session<ToPeer>,
     pub(super) connection: Option<ConnectionId>,
     pub(super) watch: Watch,
+    /// When it last said anything; unlike what `watch` counts from, never excused.
+    pub(super) last_word: Timestamp,
     /// Neighbours that saw all their lanes to it close.
     pub(super) unreachable_from: BTreeSet<PeerId>,
     pub(super) call: Option<Call>,
@@ -151,6 +153,7 @@ impl Master {
                 synced: false,
                 session: Session::new(),
                 connection: Some(connection),
+                last_word: self.now,
                 watch: Watch::new(
                     Watcher::Master,
                     self.config.timings(),

@@ -298,6 +298,7 @@ impl Master {
             return;
         };
         member.watch.hear(now);
+        member.last_word = now;
         match member.session.hear(&frame) {
             Arrival::New => {}
             Arrival::Duplicate => return,

@@ -106,6 +106,16 @@ pub enum Reply {
     Sync(Result<Revision, SyncError>),
 }
 
+/// How all lanes of a link were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkLoss {
+    /// The other end closed them, or its system did: a witness of its death.
+    ClosedThere,
+    /// This end gave one of them up: it stalled, broke the rules, or the system said that nobody
+    /// answers. That may be the network's doing, or this end's.
+    GivenUp,
+}
+
 /// What happens to a peer.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -139,6 +149,8 @@ pub enum Input {
     LinkDown {
         /// The other end.
         peer: PeerId,
+        /// How they went.
+        loss: LinkLoss,
     },
     /// A link could not be made, or mended, in time.
     LinkFailed {
@@ -377,7 +389,7 @@ impl Peer {
             Input::Disconnected { reason } => self.on_disconnected(reason),
             Input::Message(frame) => self.on_frame(frame),
             Input::LinkUp { peer } => self.on_link_up(peer),
-            Input::LinkDown { peer } => self.on_link_down(peer),
+            Input::LinkDown { peer, loss } => self.on_link_down(peer, loss),
             Input::LinkFailed { peer, reason } => self.on_link_failed(peer, reason),
             Input::OperationFinished { op } => self.on_operation_finished(op),
             Input::OperationFailed { op, reason } => {

@@ -8,4 +8,5 @@ mod random;
 mod silence;
 mod strangers;
 mod syncs;
+mod testimony;
 mod timed;

@@ -99,7 +99,7 @@ pub struct Timings {
     pub silence_floor: Duration,
     /// The silence after which it is, whatever the connection has shown before.
     pub silence_ceiling: Duration,
-    /// How long a lane may take no bytes that are due.
+    /// How long a lane may be silent while something is owed on it.
     pub lane_stall_timeout: Duration,
     /// How long a link may be without a lane.
     pub link_timeout: Duration,

@@ -31,6 +31,10 @@ pub(super) enum Stage {
     Solving {
         request: u64,
     },
+    /// There is no ring, and it cannot be told yet who has to go.
+    Undecided {
+        suspects: Vec<PeerId>,
+    },
     Proposed {
         epoch: Epoch,
         rings: Rings,
@@ -61,7 +65,7 @@ impl Change {
     pub(in crate::protocol::master) fn deadline(&self) -> Option<Timestamp> {
         match &self.stage {
             Stage::Proposed { deadline, .. } => *deadline,
-            Stage::Solving { .. } => None,
+            Stage::Solving { .. } | Stage::Undecided { .. } => None,
         }
     }
 }
@@ -107,6 +111,15 @@ impl Master {
             broken: self.testimony.broken(),
         };
         match &self.change {
+            Some(Change {
+                basis: before,
+                stage: Stage::Undecided { suspects },
+            }) if *before == basis => {
+                let is_undecided = |peer: &PeerId| self.is_undecided(*peer, &basis.broken);
+                if suspects.iter().any(is_undecided) {
+                    return;
+                }
+            }
             Some(change) if change.basis == basis => return,
             Some(_) => {}
             None if self.active_still_fits(&basis) => return,
@@ -220,6 +233,17 @@ impl Master {
         }
         if dropped.is_empty() {
             self.propose(rings);
+            return;
+        }
+        if let Some(change) = &self.change
+            && dropped
+                .iter()
+                .any(|peer| self.is_undecided(*peer, &change.basis.broken))
+        {
+            self.change = Some(Change {
+                basis: change.basis.clone(),
+                stage: Stage::Undecided { suspects: dropped },
+            });
             return;
         }
         for peer in dropped {
