@@ -388,4 +388,4 @@ fn revoked() -> std::io::Error {
 }
 
 #[cfg(test)]
-mod tests;
+mod wires;

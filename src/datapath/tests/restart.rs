@@ -67,13 +67,13 @@ async fn a_lane_stuck_in_an_old_frame_leaves_the_same_memory_alone_ever_after() 
             let mut new = old;
             new.epoch.count += 1;
             (0..2).for_each(|rank| cluster.begin(rank, old, &call));
-            sleep(Duration::from_secs(1)).await;
+            sleep(Duration::from_millis(100)).await;
             for rank in [way, 1 - way] {
                 restart(&cluster, rank, &call, old, new).await;
             }
             // What the stuck lane holds of the new operation goes out again over the other one.
             cluster.join(0, 1, [SOUND; 2]);
-            sleep(Duration::from_secs(1)).await;
+            sleep(Duration::from_millis(100)).await;
             wire.release();
             cluster.all_finished(new).await;
             cluster.end(new, &call).await;

@@ -276,7 +276,13 @@ async fn a_receiver_that_comes_before_the_plan_waits_for_it_and_a_stranger_is_tu
                 holder.follow(&scene.caller, plan(&held, false));
             }
             let body = hello.encode();
-            let greeted = greet(&mut here, Kind::StateTransfer, &body, GREETING_TIMEOUT).await;
+            let greeted = greet(
+                &mut here,
+                Kind::StateTransfer,
+                &body,
+                Duration::from_secs(10),
+            )
+            .await;
             let is_known = token == TOKEN && round == ROUND;
             assert_eq!(greeted.is_ok(), is_known);
         }
