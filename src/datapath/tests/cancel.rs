@@ -19,7 +19,7 @@ struct Scene {
     receiver_ends_later: bool,
 }
 
-const MOMENT: Duration = Duration::from_secs(1);
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// Returns the bytes written in the direction that is stuck.
 async fn cancel(scene: Scene) -> usize {

@@ -28,7 +28,7 @@ struct Outcome {
 }
 
 /// Runs two operations at once, then a third one. A lane that is known dead at both ends is put back
-/// where it was the last; where nothing happens for a second, one end has given it up and dials again.
+/// where it was the last; where nothing happens for a while, one end has given it up and dials again.
 async fn run(scene: Scene, cut: Option<Cut>) -> Outcome {
     let mut cluster = Cluster::unconnected(scene.world_size);
     let mut ways = [SOUND; 2];
@@ -51,7 +51,7 @@ async fn run(scene: Scene, cut: Option<Cut>) -> Outcome {
     }
     let (mut finished, mut closed, mut mended) = (0, 0, 0);
     while finished < calls.len() * scene.world_size {
-        let is_down = match timeout(Duration::from_secs(1), cluster.any_event()).await {
+        let is_down = match timeout(Duration::from_millis(300), cluster.any_event()).await {
             Ok((_, PlaneEvent::Finished { .. })) => {
                 finished += 1;
                 false

@@ -73,7 +73,7 @@ async fn bring(frame: impl Fn(&Call, OperationId) -> Vec<u8>, when: When, fate: 
     let bytes = frame(&call, id);
     // The lane may be closed before all was written.
     stream.write_all(&bytes).await.ok();
-    sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_millis(100)).await;
     let has_lane = cluster.planes[0].has_lane(PeerId(1), 99);
     assert_eq!(has_lane, fate == Stays, "{when:?}: {fate:?}");
     if let Closes(words) = fate {
@@ -82,7 +82,7 @@ async fn bring(frame: impl Fn(&Call, OperationId) -> Vec<u8>, when: When, fate: 
     }
     if goes {
         drop(stream);
-        sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_millis(100)).await;
     }
     if when == When::Begun {
         cluster.begin(1, id, &call);
@@ -229,7 +229,7 @@ async fn early_frames_that_turn_out_wrong_are_dropped_when_their_operation_begin
         (header.segment, header.len) = (3, 70_000);
     }));
     stream.write_all(&wrong).await.unwrap();
-    sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_millis(100)).await;
     assert_eq!(cluster.planes[0].early_bytes(), 3 * LEN + 70_000);
     (0..2).for_each(|rank| cluster.begin(rank, id, &call));
     cluster.finished().await;
