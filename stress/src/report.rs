@@ -20,8 +20,19 @@ pub(crate) struct Report<'a> {
     lineages: usize,
     kills: usize,
     stops: usize,
+    cuts: usize,
+    /// Processes that were started.
+    starts: usize,
+    /// How often a peer was accepted into the run.
     joins: usize,
     leaves: usize,
+    /// How often a member was lost or evicted, by the reason that was given.
+    evictions: BTreeMap<String, usize>,
+    /// Of peers that were never killed, nor stopped or cut off for longer than the bound. None may
+    /// be.
+    wrong_evictions: usize,
+    /// Processes that ended, or did not when asked to. None may be.
+    ended_unasked: usize,
     longest_gap_ms: u64,
     /// From a kill to the next all-reduce that survivors committed without the dead.
     recovery_median_ms: u64,
@@ -42,6 +53,10 @@ impl<'a> Report<'a> {
             let events = history.lines.iter().map(|line| &line.event);
             events.filter(|event| is(event)).count()
         };
+        let of_checker = |name: &str| {
+            let by_name = violations.iter().filter(|found| found.checker == name);
+            by_name.count()
+        };
         let mut works = BTreeSet::new();
         let mut errors = BTreeMap::new();
         let mut reasons = BTreeMap::new();
@@ -50,19 +65,19 @@ impl<'a> Report<'a> {
             |map: &mut BTreeMap<String, usize>, key: String| *map.entry(key).or_insert(0) += 1;
         for line in &history.lines {
             match &line.event {
-                Event::Committed { work, took_ms, .. } => {
+                Event::Committed { work, took_us, .. } => {
                     works.insert(*work);
-                    longest_committed_ms = longest_committed_ms.max(*took_ms);
+                    longest_committed_ms = longest_committed_ms.max(*took_us / 1000);
                 }
                 Event::Failed {
                     class,
                     lost,
-                    took_ms,
+                    took_us,
                     error,
                     ..
                 } => {
                     add(&mut errors, format!("all_reduce: {class}"));
-                    longest_failed_ms = longest_failed_ms.max(*took_ms);
+                    longest_failed_ms = longest_failed_ms.max(*took_us / 1000);
                     for lost in lost {
                         add(&mut reasons, format!("lost: {}", numberless(&lost.reason)));
                     }
@@ -97,8 +112,13 @@ impl<'a> Report<'a> {
             lineages: lineages.len(),
             kills: count(|event| matches!(event, Event::Killed)),
             stops: count(|event| matches!(event, Event::Stopped { .. })),
-            joins: count(|event| matches!(event, Event::Started { .. })),
+            cuts: count(|event| matches!(event, Event::Cut { .. })),
+            starts: count(|event| matches!(event, Event::Started { .. })),
+            joins: count(|event| matches!(event, Event::Connected { .. })),
             leaves: count(|event| matches!(event, Event::AskedToLeave)),
+            evictions: evictions(history),
+            wrong_evictions: of_checker("right_evictions"),
+            ended_unasked: of_checker("nobody_ended_unasked"),
             longest_gap_ms: gaps.max().unwrap_or(0) / 1000,
             recovery_median_ms: recoveries.get(recoveries.len() / 2).copied().unwrap_or(0),
             recovery_max_ms: recoveries.last().copied().unwrap_or(0),
@@ -113,6 +133,26 @@ impl<'a> Report<'a> {
     pub(crate) fn json(&self) -> Result<String, String> {
         serde_json::to_string_pretty(self).map_err(|error| error.to_string())
     }
+}
+
+/// Why members were lost: each counts once, with what was said first.
+fn evictions(history: &History) -> BTreeMap<String, usize> {
+    let mut reasons: BTreeMap<u64, String> = BTreeMap::new();
+    let mut said = |id: u64, reason: &str| {
+        reasons.entry(id).or_insert_with(|| numberless(reason));
+    };
+    for line in &history.lines {
+        match &line.event {
+            Event::Failed { lost, .. } => lost.iter().for_each(|lost| said(lost.id, &lost.reason)),
+            Event::Gone { id, error, .. } => said(*id, error),
+            _ => {}
+        }
+    }
+    let mut counts = BTreeMap::new();
+    for reason in reasons.into_values() {
+        *counts.entry(reason).or_insert(0) += 1;
+    }
+    counts
 }
 
 /// For each member that was killed: how long until others committed without it.
@@ -151,6 +191,8 @@ impl fmt::Display for Report<'_> {
             operations,
             kills,
             stops,
+            cuts,
+            starts,
             joins,
             leaves,
             ..
@@ -162,7 +204,8 @@ impl fmt::Display for Report<'_> {
         )?;
         writeln!(
             f,
-            "{kills} kills, {stops} stops, {joins} starts, {leaves} asked to leave"
+            "{kills} kills, {stops} stops, {cuts} cuts, {starts} starts, {joins} joins, \
+             {leaves} asked to leave"
         )?;
         writeln!(
             f,
@@ -189,7 +232,21 @@ impl fmt::Display for Report<'_> {
             "longest call that committed       {:>7} ms",
             self.longest_committed_ms
         )?;
-        for (title, counts) in [("errors", &self.errors), ("reasons", &self.reasons)] {
+        writeln!(
+            f,
+            "wrong evictions                   {:>7}",
+            self.wrong_evictions
+        )?;
+        writeln!(
+            f,
+            "processes that ended unasked      {:>7}",
+            self.ended_unasked
+        )?;
+        for (title, counts) in [
+            ("members lost", &self.evictions),
+            ("errors", &self.errors),
+            ("reasons", &self.reasons),
+        ] {
             writeln!(f, "{title}:")?;
             for (text, count) in counts {
                 writeln!(f, "  {count:>5}  {text}")?;
