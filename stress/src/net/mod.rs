@@ -34,7 +34,7 @@ const MOVED: &str = "PCCL_STRESS_MOVED";
 
 /// Everything that a run needs, tried out in namespaces that are gone at once.
 const REHEARSAL: &str = "mount -t tmpfs none /run && mkdir -p /run/netns && ip netns add a \
-    && ip link add hub type bridge && ip link add h type veth peer name eth0 netns a \
+    && ip link add hub type bridge && ip link add h1 type veth peer name eth0 netns a \
     && ip -n a rule add pref 10 iif lo ipproto tcp sport 1 dport 2 blackhole";
 
 /// A process may be gone for so long before its network is taken away: what the kernel still has

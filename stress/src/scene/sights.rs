@@ -102,6 +102,11 @@ impl Summary {
             if !process.holds.iter().all(|hold| is_pair(&hold.cut)) {
                 continue;
             }
+            // With nobody left to tell them, they wait for the master.
+            if sight.to_commit_ms.is_none() && arguments.fault != Fault::KillMaster {
+                self.violations
+                    .push(format!("{label} never went on after the fault"));
+            }
             match sight.was_in_call {
                 true => self.to_error.extend(sight.to_error_ms),
                 false => self.between_calls += 1,
