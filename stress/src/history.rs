@@ -173,17 +173,45 @@ impl History {
 
     /// How long a process was stopped between two moments.
     pub(crate) fn stopped_us(&self, label: &str, from_us: u64, to_us: u64) -> u64 {
-        let holds = self.processes.get(label).map(|process| &process.holds[..]);
-        holds
-            .unwrap_or_default()
-            .iter()
+        self.held(label)
             .filter(|hold| hold.cut.is_none())
-            .map(|hold| {
-                hold.to_us
-                    .min(to_us)
-                    .saturating_sub(hold.from_us.max(from_us))
-            })
+            .map(|hold| hold.within_us(from_us, to_us))
             .sum()
+    }
+
+    /// Whether a process was stopped or cut off at some time between two moments.
+    pub(crate) fn was_held(&self, label: &str, from_us: u64, to_us: u64) -> bool {
+        let mut holds = self.held(label);
+        holds.any(|hold| hold.within_us(from_us, to_us) > 0)
+    }
+
+    /// For how much of the time between two moments somebody was stopped or cut off.
+    pub(crate) fn anybody_held_us(&self, from_us: u64, to_us: u64) -> u64 {
+        let holds = self.processes.values().flat_map(|process| &process.holds);
+        let mut times: Vec<_> = holds
+            .map(|hold| (hold.from_us.max(from_us), hold.to_us.min(to_us)))
+            .filter(|(from, to)| from < to)
+            .collect();
+        times.sort_unstable();
+        let (mut sum, mut end) = (0, from_us);
+        for (from, to) in times {
+            sum += to.saturating_sub(from.max(end));
+            end = end.max(to);
+        }
+        sum
+    }
+
+    fn held(&self, label: &str) -> impl Iterator<Item = &Hold> {
+        let process = self.processes.get(label);
+        process.into_iter().flat_map(|process| &process.holds)
+    }
+}
+
+impl Hold {
+    fn within_us(&self, from_us: u64, to_us: u64) -> u64 {
+        self.to_us
+            .min(to_us)
+            .saturating_sub(self.from_us.max(from_us))
     }
 }
 
@@ -205,6 +233,19 @@ mod tests {
             });
         }
         History::of(lines, Bounds::of(Profile::Default)).was_hurt("p1", u64::MAX)
+    }
+
+    #[test]
+    fn holds_that_overlap_count_once() {
+        let lines =
+            [("p1", 1_000_000), ("p2", 1_500_000), ("p3", 9_000_000)].map(|(who, at_us)| {
+                let event = Event::Stopped { for_ms: 1000 };
+                let who = who.to_owned();
+                Line { at_us, who, event }
+            });
+        let history = History::of(lines.into(), Bounds::of(Profile::Default));
+        assert_eq!(history.anybody_held_us(0, 20_000_000), 2_500_000);
+        assert_eq!(history.anybody_held_us(1_200_000, 2_200_000), 1_000_000);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::history::History;
 /// Lines of evidence shown for each violation, and violations shown of each checker.
 const SHOWN_MAX: usize = 10;
 
+/// Whoever was held until so long before a kill has been heard again by then.
+const CALM_US: u64 = 1_000_000;
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Report<'a> {
     steps: usize,
@@ -34,9 +37,14 @@ pub(crate) struct Report<'a> {
     /// Processes that ended, or did not when asked to. None may be.
     ended_unasked: usize,
     longest_gap_ms: u64,
+    /// For how much of it somebody was stopped or cut off.
+    longest_gap_held_ms: u64,
     /// From a kill to the next all-reduce that survivors committed without the dead.
     recovery_median_ms: u64,
     recovery_max_ms: u64,
+    /// The same of kills up to whose recovery nobody was stopped or cut off.
+    calm_recovery_median_ms: u64,
+    calm_recovery_max_ms: u64,
     /// Errors that calls ended with, by class.
     errors: BTreeMap<String, usize>,
     /// What evicted peers were told, and what others were told of lost ones.
@@ -102,10 +110,17 @@ impl<'a> Report<'a> {
         }
         let steps: BTreeSet<_> = works.iter().map(|work| (work.lineage, work.step)).collect();
         let lineages: BTreeSet<u64> = works.iter().map(|work| work.lineage).collect();
-        let mut recoveries: Vec<u64> = recoveries_us(history).map(|us| us / 1000).collect();
-        recoveries.sort_unstable();
-        let gaps = crate::checkers::gaps(history)
-            .map(|(before, after)| after.map_or(history.finishing_us, |l| l.at_us) - before.at_us);
+        let (recovery_median_ms, recovery_max_ms) = middle_and_last_ms(recoveries(history));
+        let is_calm = |&(from, to): &(u64, u64)| {
+            history.anybody_held_us(from.saturating_sub(CALM_US), to) == 0
+        };
+        let (calm_recovery_median_ms, calm_recovery_max_ms) =
+            middle_and_last_ms(recoveries(history).filter(is_calm));
+        let gaps = crate::checkers::gaps(history).map(|(before, after)| {
+            let until_us = after.map_or(history.finishing_us, |line| line.at_us);
+            (before.at_us, until_us)
+        });
+        let (gap_from_us, gap_to_us) = gaps.max_by_key(|(from, to)| to - from).unwrap_or((0, 0));
         Self {
             steps: steps.len(),
             operations: works.len(),
@@ -119,9 +134,12 @@ impl<'a> Report<'a> {
             evictions: evictions(history),
             wrong_evictions: of_checker("right_evictions"),
             ended_unasked: of_checker("nobody_ended_unasked"),
-            longest_gap_ms: gaps.max().unwrap_or(0) / 1000,
-            recovery_median_ms: recoveries.get(recoveries.len() / 2).copied().unwrap_or(0),
-            recovery_max_ms: recoveries.last().copied().unwrap_or(0),
+            longest_gap_ms: (gap_to_us - gap_from_us) / 1000,
+            longest_gap_held_ms: history.anybody_held_us(gap_from_us, gap_to_us) / 1000,
+            recovery_median_ms,
+            recovery_max_ms,
+            calm_recovery_median_ms,
+            calm_recovery_max_ms,
             errors,
             reasons,
             longest_failed_ms,
@@ -155,8 +173,15 @@ fn evictions(history: &History) -> BTreeMap<String, usize> {
     counts
 }
 
-/// For each member that was killed: how long until others committed without it.
-fn recoveries_us(history: &History) -> impl Iterator<Item = u64> {
+fn middle_and_last_ms(times: impl Iterator<Item = (u64, u64)>) -> (u64, u64) {
+    let mut lengths: Vec<u64> = times.map(|(from, to)| (to - from) / 1000).collect();
+    lengths.sort_unstable();
+    let middle = lengths.get(lengths.len() / 2).copied().unwrap_or(0);
+    (middle, lengths.last().copied().unwrap_or(0))
+}
+
+/// For each member that was killed: from when to when others committed nothing without it.
+fn recoveries(history: &History) -> impl Iterator<Item = (u64, u64)> {
     let killed = history.memberships.iter().filter_map(|(id, membership)| {
         let killed_us = history.processes.get(&membership.label)?.killed_us?;
         (membership.to_us == Some(killed_us)).then_some((*id, killed_us))
@@ -167,7 +192,7 @@ fn recoveries_us(history: &History) -> impl Iterator<Item = u64> {
                 && matches!(&line.event, Event::Committed { contributors, .. } if !contributors.contains(&id))
         };
         let next = history.lines.iter().find(goes_on)?;
-        Some(next.at_us - killed_us)
+        Some((killed_us, next.at_us))
     })
 }
 
@@ -207,41 +232,23 @@ impl fmt::Display for Report<'_> {
             "{kills} kills, {stops} stops, {cuts} cuts, {starts} starts, {joins} joins, \
              {leaves} asked to leave"
         )?;
-        writeln!(
-            f,
-            "longest gap without a commit      {:>7} ms",
-            self.longest_gap_ms
-        )?;
-        writeln!(
-            f,
-            "kill to next commit, median       {:>7} ms",
-            self.recovery_median_ms
-        )?;
-        writeln!(
-            f,
-            "kill to next commit, max          {:>7} ms",
-            self.recovery_max_ms
-        )?;
-        writeln!(
-            f,
-            "longest call that failed          {:>7} ms",
-            self.longest_failed_ms
-        )?;
-        writeln!(
-            f,
-            "longest call that committed       {:>7} ms",
-            self.longest_committed_ms
-        )?;
-        writeln!(
-            f,
-            "wrong evictions                   {:>7}",
-            self.wrong_evictions
-        )?;
-        writeln!(
-            f,
-            "processes that ended unasked      {:>7}",
-            self.ended_unasked
-        )?;
+        for (what, value) in [
+            ("longest gap without a commit, ms", self.longest_gap_ms),
+            (
+                "  somebody was held in it for, ms",
+                self.longest_gap_held_ms,
+            ),
+            ("kill to next commit, median, ms", self.recovery_median_ms),
+            ("kill to next commit, max, ms", self.recovery_max_ms),
+            ("  nobody held, median, ms", self.calm_recovery_median_ms),
+            ("  nobody held, max, ms", self.calm_recovery_max_ms),
+            ("longest call that failed, ms", self.longest_failed_ms),
+            ("longest call that committed, ms", self.longest_committed_ms),
+            ("wrong evictions", self.wrong_evictions as u64),
+            ("ended unasked", self.ended_unasked as u64),
+        ] {
+            writeln!(f, "{what:<34}{value:>8}")?;
+        }
         for (title, counts) in [
             ("members lost", &self.evictions),
             ("errors", &self.errors),

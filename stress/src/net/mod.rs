@@ -61,12 +61,12 @@ pub(crate) fn enter(cuts: Cuts) -> Result<bool, String> {
     {
         return Ok(true);
     }
-    let rehearsal = unshare(REHEARSAL).stderr(Stdio::null()).status();
+    let rehearsal = unshare().arg(REHEARSAL).stderr(Stdio::null()).status();
     if rehearsal.is_ok_and(|status| status.success()) {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let mut moved =
-            unshare("mount -t tmpfs none /run && mkdir -p /run/netns && exec \"$0\" \"$@\"");
+        let mut moved = unshare();
         moved
+            .arg("mount -t tmpfs none /run && mkdir -p /run/netns && exec \"$0\" \"$@\"")
             .arg(program)
             .args(std::env::args_os().skip(1))
             .env(MOVED, std::process::id().to_string());
@@ -81,9 +81,9 @@ pub(crate) fn enter(cuts: Cuts) -> Result<bool, String> {
     }
 }
 
-fn unshare(script: &str) -> Command {
+fn unshare() -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--net", "--mount", "sh", "-c", script]);
+    command.args(["--net", "--mount", "sh", "-c"]);
     command
 }
 

@@ -27,6 +27,9 @@ pub(super) struct Summary {
     operation: Vec<f64>,
     /// All-reduces of everybody before the fault.
     operation_before: Vec<f64>,
+    /// The longest all-reduce of each that committed after the fault: what a fault costs that ends
+    /// no call.
+    longest_after: Vec<f64>,
     /// With `idle-cut`: the first all-reduces over lanes that were cut.
     after_idle: Vec<f64>,
     /// A process as large as a peer is killed: until the other end of its one socket sees it.
@@ -49,6 +52,7 @@ impl Summary {
             beyond_operation: Vec::new(),
             operation: Vec::new(),
             operation_before: Vec::new(),
+            longest_after: Vec::new(),
             after_idle: Vec::new(),
             bare_socket: Vec::new(),
             between_calls: 0,
@@ -102,8 +106,9 @@ impl Summary {
             if !process.holds.iter().all(|hold| is_pair(&hold.cut)) {
                 continue;
             }
-            // With nobody left to tell them, they wait for the master.
-            if sight.to_commit_ms.is_none() && arguments.fault != Fault::KillMaster {
+            // Who lost its place waits for newcomers to be let in, which nobody does here.
+            let waits = sight.gone.is_some() || arguments.fault == Fault::KillMaster;
+            if sight.to_commit_ms.is_none() && !waits {
                 self.violations
                     .push(format!("{label} never went on after the fault"));
             }
@@ -118,6 +123,7 @@ impl Summary {
                     self.beyond_operation.push(total - own);
                 }
             }
+            self.longest_after.extend(sight.longest_ms);
             self.operation.extend(sight.later_ms);
         }
     }
@@ -180,6 +186,8 @@ struct Sight<'a> {
     gone: Option<(f64, &'a str)>,
     /// What all-reduces took after the first one without the lost.
     later_ms: Vec<f64>,
+    /// Of all that committed after the fault.
+    longest_ms: Option<f64>,
 }
 
 impl<'a> Sight<'a> {
@@ -216,6 +224,10 @@ impl<'a> Sight<'a> {
             to_commit_ms: commits().next().map(since_ms),
             gone,
             later_ms: commits().skip(1).filter_map(took_ms).collect(),
+            longest_ms: lines()
+                .filter(is_after)
+                .filter_map(took_ms)
+                .max_by(f64::total_cmp),
         }
     }
 }
@@ -226,9 +238,10 @@ impl fmt::Display for Sight<'_> {
         let own = median(&self.later_ms);
         write!(
             f,
-            "error after {}, commit after {}, own all-reduce {}",
+            "error after {}, commit after {}, longest all-reduce {}, own {}",
             show(self.to_error_ms),
             show(self.to_commit_ms),
+            show(self.longest_ms),
             show(own)
         )?;
         if let Some(error) = self.error {
@@ -258,6 +271,7 @@ impl fmt::Display for Summary {
             ("beyond own all-reduce", &self.beyond_operation),
             ("survivors' own all-reduce", &self.operation),
             ("everybody's before", &self.operation_before),
+            ("longest that committed", &self.longest_after),
             ("first after the cut", &self.after_idle),
             ("bare socket, as large", &self.bare_socket),
         ] {
