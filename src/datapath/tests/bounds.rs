@@ -13,7 +13,7 @@ async fn a_peer_that_begins_late_loses_nothing() {
         until(|| cluster.planes[1].early_bytes() >= expected_early * 3 / 4).await;
         settle().await;
         assert!(cluster.planes[1].early_bytes() <= EAGER_BYTES);
-        assert!(!cluster.planes[0].link_status(PeerId(1)).has_sendable);
+        assert!(!cluster.planes[0].has_sendable(PeerId(1)));
         cluster.begin(1, id, &call);
         cluster.finished().await;
         cluster.end(id, &call).await;
@@ -106,9 +106,12 @@ async fn a_frame_of_another_rank_or_another_descriptor_is_not_taken() {
     // Rank 0 takes step 0 from rank 2, and this lane is rank 1's.
     stream.write_all(&frame).await.unwrap();
     let reason = loop {
-        if let PlaneEvent::LaneClosed { reason, .. } = cluster.event(0).await {
-            break reason;
+        if let PlaneEvent::LaneClosed { end, .. } = cluster.event(0).await {
+            break end;
         }
+    };
+    let LaneEnd::Rejected(reason) = reason else {
+        panic!("{reason}")
     };
     assert!(reason.contains("no step 0 comes from rank 1"), "{reason}");
     cluster.planes[0]

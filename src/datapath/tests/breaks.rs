@@ -171,7 +171,6 @@ async fn lanes_that_break_all_the_time_change_no_bit() {
                         let fuses = [200 + random(2_000_000), 200 + random(2_000_000)];
                         cluster.connect_with(index, lane, fuses);
                     }
-                    (_, PlaneEvent::LinkUp { .. }) => {}
                 }
             }
             if n % 5 == 4 {

@@ -293,7 +293,6 @@ impl Cluster {
             loop {
                 match self.event(rank).await {
                     PlaneEvent::Finished { .. } => break,
-                    PlaneEvent::LinkUp { .. } => {}
                     PlaneEvent::LaneClosed {
                         peer,
                         lane,

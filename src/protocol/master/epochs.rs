@@ -1,6 +1,7 @@
 //! How one epoch follows another: solve, propose, activate.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
@@ -82,6 +83,10 @@ enum Stage {
     Solving {
         request: u64,
     },
+    /// There is no ring, and it cannot be told yet who has to go.
+    Undecided {
+        suspects: Vec<PeerId>,
+    },
     Proposed {
         epoch: Epoch,
         rings: Rings,
@@ -98,10 +103,21 @@ impl Change {
         !self.basis.newcomers.is_empty()
     }
 
+    /// The master was away for so long: nobody could tell it anything.
+    pub(super) fn postpone(&mut self, away: Duration) {
+        if let Stage::Proposed {
+            deadline: Some(deadline),
+            ..
+        } = &mut self.stage
+        {
+            *deadline = *deadline + away;
+        }
+    }
+
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         match &self.stage {
             Stage::Proposed { deadline, .. } => *deadline,
-            Stage::Solving { .. } => None,
+            Stage::Solving { .. } | Stage::Undecided { .. } => None,
         }
     }
 }
@@ -147,6 +163,15 @@ impl Master {
             broken: self.testimony.broken(),
         };
         match &self.change {
+            Some(Change {
+                basis: before,
+                stage: Stage::Undecided { suspects },
+            }) if *before == basis => {
+                let is_undecided = |peer: &PeerId| self.is_undecided(*peer, &basis.broken);
+                if suspects.iter().any(is_undecided) {
+                    return;
+                }
+            }
             Some(change) if change.basis == basis => return,
             Some(_) => {}
             None if self.active_still_fits(&basis) => return,
@@ -216,10 +241,7 @@ impl Master {
         if !all_call {
             return BTreeSet::new();
         }
-        let registered = self
-            .members
-            .iter()
-            .filter(|(_, m)| !m.accepted && m.connection.is_some());
+        let registered = self.members.iter().filter(|(_, m)| m.is_waiting(self.now));
         registered.map(|(peer, _)| *peer).collect()
     }
 
@@ -259,6 +281,17 @@ impl Master {
         }
         if dropped.is_empty() {
             self.propose(rings);
+            return;
+        }
+        if let Some(change) = &self.change
+            && dropped
+                .iter()
+                .any(|peer| self.is_undecided(*peer, &change.basis.broken))
+        {
+            self.change = Some(Change {
+                basis: change.basis.clone(),
+                stage: Stage::Undecided { suspects: dropped },
+            });
             return;
         }
         for peer in dropped {

@@ -6,3 +6,4 @@ mod operations;
 mod random;
 mod strangers;
 mod syncs;
+mod testimony;
