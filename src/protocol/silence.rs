@@ -100,17 +100,17 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Over a new connection. Of it nothing is known: its limit is the longest at first, and
-    /// comes down as heartbeats come in time.
+    /// Over a new connection. Of it nothing is known: its limit begins midway, and comes down as
+    /// heartbeats come in time.
     pub fn new(watcher: Watcher, timings: Timings, now: Timestamp, first_beat: Timestamp) -> Self {
         let interval = timings.heartbeat_interval;
-        let longest = watcher.share(timings.silence_ceiling);
+        let midway = (timings.silence_floor / 2).saturating_add(timings.silence_ceiling / 2);
         Self {
             watcher,
             timings,
             gap: Estimate {
                 mean: interval,
-                deviation: longest.saturating_sub(interval) / DEVIATIONS,
+                deviation: watcher.share(midway).saturating_sub(interval) / DEVIATIONS,
             },
             round_trip: None,
             last_heard: now,
@@ -146,10 +146,11 @@ impl Watch {
 
     /// A heartbeat came, of which `hear` was told.
     pub fn hear_beat(&mut self, now: Timestamp, beat: &Heartbeat) {
+        // From more nothing would be learned, and it would be forgotten more slowly.
+        let most = self.timings.silence_ceiling;
         if self.heard > 0 {
             let gap = now.since(self.heard_at);
-            // Beyond the ceiling nothing is learned, only forgotten more slowly.
-            self.gap.take(gap.min(self.timings.silence_ceiling));
+            self.gap.take(gap.min(most));
         }
         self.heard = self.heard.max(beat.number);
         self.heard_at = now;
@@ -159,7 +160,10 @@ impl Watch {
             }
             self.unheard.pop_front();
             if number == beat.heard {
-                let sample = now.since(said_at).saturating_sub(beat.held);
+                let sample = now
+                    .since(said_at)
+                    .saturating_sub(beat.held)
+                    .min(most.saturating_mul(4));
                 match &mut self.round_trip {
                     Some(round_trip) => round_trip.take(sample),
                     None => self.round_trip = Some(Estimate::of(sample)),
@@ -252,16 +256,31 @@ impl Watch {
             .max(by_answers)
             .max(self.watcher.share(self.timings.silence_floor))
             .min(self.timings.silence_ceiling)
+            .saturating_add(self.first_word())
     }
 
-    /// What three round trips take: a connection and a greeting, after the news that the one before
-    /// broke. Zero where none was measured, the ceiling at most.
+    /// The master has answered a hello: the peer's first word takes a round trip more.
+    fn first_word(&self) -> Duration {
+        let ceiling = self.timings.silence_ceiling;
+        match (self.watcher, &self.round_trip) {
+            _ if self.has_spoken() => Duration::ZERO,
+            (Watcher::Peer, _) => Duration::ZERO,
+            (Watcher::Master, Some(round_trip)) => round_trip.bound().min(ceiling),
+            (Watcher::Master, None) => ceiling,
+        }
+    }
+
+    /// A heartbeat has come over this connection.
+    pub fn has_spoken(&self) -> bool {
+        self.heard > 0
+    }
+
+    /// What a connection and a greeting take after the news that the one before broke, two round
+    /// trips, and one more. Zero where none was measured, twice the ceiling at most.
     pub fn redial_time(&self) -> Duration {
-        let Some(Estimate { mean, deviation }) = self.round_trip else {
-            return Duration::ZERO;
-        };
-        let time = (mean.saturating_mul(3)).saturating_add(deviation.saturating_mul(DEVIATIONS));
-        time.min(self.timings.silence_ceiling)
+        let mean = self.round_trip.map_or(Duration::ZERO, |r| r.mean);
+        let most = self.timings.silence_ceiling.saturating_mul(2);
+        mean.saturating_mul(3).min(most)
     }
 
     /// How often this side speaks at least.
@@ -302,7 +321,7 @@ impl Estimate {
     fn of(sample: Duration) -> Self {
         Self {
             mean: sample,
-            deviation: sample / 2,
+            deviation: sample / 4,
         }
     }
 

@@ -24,21 +24,13 @@ impl Profile {
     pub(crate) fn settings(self) -> MasterConfig {
         match self {
             Profile::Default => MasterConfig::default(),
-            Profile::Fast => MasterConfig {
-                heartbeat_interval: Duration::from_millis(100),
-                heartbeat_timeout: Duration::from_millis(600),
-                resume_grace: Duration::from_millis(300),
-                ..MasterConfig::default()
-            },
+            Profile::Fast => MasterConfig::fast(),
         }
     }
 
     /// Whoever is stopped or cut off for less than this must not lose its place.
     pub(crate) fn harmless(self) -> Duration {
-        match self {
-            Profile::Default => Duration::from_secs(2),
-            Profile::Fast => Duration::from_millis(500),
-        }
+        self.settings().silence_floor
     }
 
     /// Whoever falls silent is named after this at the latest.

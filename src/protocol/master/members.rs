@@ -69,9 +69,10 @@ impl Member {
         config.resume_grace.max(self.watch.redial_time())
     }
 
-    /// Registered, and as far as is known alive: may be let in.
+    /// Registered, and as far as is known alive, which a hello alone does not show: may be let in.
     pub(super) fn is_waiting(&self, now: Timestamp) -> bool {
-        !self.accepted && self.connection.is_some() && !self.watch.is_suspicious(now)
+        let is_alive = self.watch.has_spoken() && !self.watch.is_suspicious(now);
+        !self.accepted && self.connection.is_some() && is_alive
     }
 }
 

@@ -113,6 +113,7 @@ impl Peer {
                 self.last_tick = self.now;
                 let identity = Identity { run, peer, token };
                 self.phase = Phase::Registered { identity, request };
+                self.beat();
             }
             (Welcome::Resumed { last_seen }, Phase::Registered { .. } | Phase::Member { .. }) => {
                 info!(master = %self.config.master, "resumed");
@@ -123,6 +124,7 @@ impl Peer {
                 for frame in self.session.resume(last_seen) {
                     self.outputs.push_back(Output::Send(frame));
                 }
+                self.beat();
             }
             (welcome, _) => {
                 warn!(?welcome, "an answer that fits no question");
