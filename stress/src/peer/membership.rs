@@ -11,7 +11,8 @@ use pccl::{
 use super::Arguments;
 use super::classes::{Classed, class, lost};
 use super::fork;
-use super::numbers::{Slot, digest, id};
+use super::model::{Model, compute_for};
+use super::numbers::{Slot, id};
 use super::watch::Watch;
 use crate::clock;
 use crate::event::{Event, Work};
@@ -19,14 +20,6 @@ use crate::log::Log;
 
 /// How long a peer that is alone waits before it looks for others.
 const ALONE_PAUSE: Duration = Duration::from_millis(20);
-
-/// What all peers hold alike, and what this one holds of it.
-pub(super) struct Model {
-    weights: Vec<u64>,
-    /// Lineage and step.
-    place: [u64; 2],
-    revision: u64,
-}
 
 /// Why a membership is over.
 pub(super) enum End {
@@ -48,30 +41,6 @@ pub(super) struct Membership<'a> {
     synced: Option<u64>,
     /// Whether everybody is there, and nobody else is let in.
     is_settled: bool,
-}
-
-impl Model {
-    pub(super) fn new(arguments: &Arguments) -> Self {
-        let nonce = clock::now_us().wrapping_mul(31) ^ u64::from(std::process::id());
-        Self {
-            weights: (0..arguments.state_bytes / 8).map(|i| i ^ nonce).collect(),
-            place: [nonce, 0],
-            revision: 0,
-        }
-    }
-
-    fn digest(&self) -> u64 {
-        digest(self.weights.iter().chain(&self.place).copied())
-    }
-
-    /// Makes the weights depend on every bit of a result, by its digest.
-    fn learn(&mut self, digest: u64) {
-        for (index, weight) in (0..).zip(&mut self.weights) {
-            *weight = weight
-                .wrapping_mul(0x5851_f42d_4c95_7f2d)
-                .wrapping_add(digest ^ index);
-        }
-    }
 }
 
 impl<'a> Membership<'a> {
@@ -366,15 +335,4 @@ fn epoch(communicator: &Communicator) -> String {
 
 fn us(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Keeps a core busy.
-fn compute_for(duration: Duration) {
-    let end = Instant::now() + duration;
-    let mut number = 1_u64;
-    while Instant::now() < end {
-        for _ in 0..10_000 {
-            number = std::hint::black_box(number.wrapping_mul(0x5851_f42d_4c95_7f2d) ^ 1);
-        }
-    }
 }

@@ -4,6 +4,7 @@
 mod classes;
 mod fork;
 mod membership;
+mod model;
 mod numbers;
 mod watch;
 
@@ -16,7 +17,8 @@ use std::time::Duration;
 use crate::event::Event;
 use crate::log::Log;
 use crate::pages::Pages;
-use membership::{End, Membership, Model};
+use membership::{End, Membership};
+use model::Model;
 use watch::Watch;
 
 /// The word that asks a peer to leave.

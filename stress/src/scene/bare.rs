@@ -1,3 +1,7 @@
+#![allow(
+    clippy::disallowed_types,
+    reason = "a bare socket is what the library's are compared with"
+)]
 //! What the kernel alone takes: a process with as much memory as a peer and one socket is killed,
 //! and its other end waits for the end of the stream.
 

@@ -202,7 +202,11 @@ fn play(
         Fault::Stop => stage.stop(0, hold)?,
         Fault::Cut => stage.cut(0, Way::Link, None, hold)?,
         Fault::CutOneWay => {
-            let way = if time % 2 == 0 { Way::Out } else { Way::In };
+            let way = if time.is_multiple_of(2) {
+                Way::Out
+            } else {
+                Way::In
+            };
             stage.cut(0, way, None, hold)?;
         }
         Fault::CutPair => stage.cut(0, Way::Pair, Some(1), hold)?,
