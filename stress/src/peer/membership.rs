@@ -14,7 +14,6 @@ use super::fork;
 use super::model::{Model, compute_for};
 use super::numbers::{Slot, id};
 use super::watch::Watch;
-use crate::clock;
 use crate::event::{Event, Work};
 use crate::log::Log;
 
