@@ -250,8 +250,8 @@ mod tests {
 
     #[test]
     fn only_a_long_hold_or_several_that_follow_each_other_excuse_an_eviction() {
-        assert!(!was_hurt(&[(5000, 1900)]));
-        assert!(was_hurt(&[(5000, 2100)]));
+        assert!(!was_hurt(&[(5000, 1300)]));
+        assert!(was_hurt(&[(5000, 1500)]));
         assert!(was_hurt(&[(5000, 1000), (6500, 1000)]));
         assert!(!was_hurt(&[(5000, 1000), (8000, 1000)]));
     }

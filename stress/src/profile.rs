@@ -28,9 +28,12 @@ impl Profile {
         }
     }
 
-    /// Whoever is stopped or cut off for less than this must not lose its place.
+    /// Whoever is stopped or cut off for less than this must not lose its place: it may be held
+    /// just before a heartbeat was due, and needs a moment to be heard again.
     pub(crate) fn harmless(self) -> Duration {
-        self.settings().silence_floor
+        let settings = self.settings();
+        let due = settings.heartbeat_interval * 6 / 5;
+        settings.silence_floor.saturating_sub(due)
     }
 
     /// Whoever falls silent is named after this at the latest.
