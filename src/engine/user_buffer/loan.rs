@@ -165,10 +165,12 @@ impl<T: IntoBytes + FromBytes + Immutable + Send + 'static> OwnedVec<T> {
     }
 }
 
+type Pair<T> = (Vec<T>, Vec<T>);
+
 /// Two vectors, an input and an output, that belong to the data path until they are taken back.
 /// Dropping them leaves both alive for as long as the data path needs them.
 pub struct OwnedPair<T> {
-    vecs: Arc<Mutex<Option<(Vec<T>, Vec<T>)>>>,
+    vecs: Arc<Mutex<Option<Pair<T>>>>,
     memory: Arc<UserMemory>,
 }
 

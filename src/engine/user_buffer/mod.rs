@@ -229,6 +229,12 @@ impl UserBuffers {
         self.memory.take_back();
     }
 
+    /// As [`UserMemory::open`], for an operation that starts again.
+    #[cfg(test)]
+    pub(crate) fn open_again(&self) -> UserBuffers {
+        self.memory.open()
+    }
+
     /// Whether this opening was revoked, is idle and is the last.
     fn is_at_rest(&self) -> bool {
         let gate = self.memory.gate.load(Ordering::Acquire);
@@ -452,8 +458,18 @@ pub(crate) mod testing {
             unsafe { (*self.0.0).to_vec() }
         }
 
+        pub(crate) fn fill(&self, byte: u8) {
+            // SAFETY: as in `bytes`.
+            unsafe { (*self.0.0).fill(byte) }
+        }
+
         pub(crate) fn lend_in_place(&self) -> UserBuffers {
             self.lend_to(self, Arc::new(()))
+        }
+
+        /// As a call that works on it in place lends it.
+        pub(crate) fn memory(&self) -> Arc<UserMemory> {
+            self.lend_in_place().memory
         }
 
         /// Input from `self`, output to `recv`; `witness` is dropped with the owner.

@@ -37,7 +37,8 @@ impl Checker for Contributions {
     fn see(&mut self, record: &Record) -> Result<(), String> {
         self.peers.see(record);
         let own = self.peers.id(record.process);
-        if let (Event::Died | Event::MachineGone(_), Some(own)) = (&record.event, own) {
+        // Who has left the run may still be told what was settled before.
+        if let (Event::Died | Event::LifeEnded { .. }, Some(own)) = (&record.event, own) {
             self.operations.retain(|_, inputs| inputs.is_left_by(own));
         }
         match self.calls.see(record) {

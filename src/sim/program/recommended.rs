@@ -178,11 +178,15 @@ impl Turns<'_> {
             let open: Vec<usize> = (0..works.len())
                 .filter(|index| results[*index].is_none())
                 .collect();
-            let outcomes = all(open
-                .iter()
-                .map(|index| attempt(life, works[*index]))
-                .collect());
-            for (index, outcome) in open.iter().zip(outcomes.await) {
+            let attempts = open.iter().map(|index| attempt(life, works[*index]));
+            let attempts = all(attempts.collect());
+            let outcomes = if manner.fixed_shapes {
+                // Somebody may be in a call that these do not meet, and wait for others as well.
+                patiently(life, PATIENCE, attempts).await
+            } else {
+                attempts.await
+            };
+            for (index, outcome) in open.iter().zip(outcomes) {
                 results[*index] = outcome?;
             }
         }
