@@ -31,6 +31,7 @@ mod profile;
 mod random;
 mod report;
 mod scene;
+mod sim;
 mod size;
 mod stage;
 
@@ -51,6 +52,8 @@ enum Command {
     Churn(churn::Arguments),
     /// Play one fault again and again, and measure how long everybody takes to notice and go on.
     Scene(scene::Arguments),
+    /// Play worlds of the simulator from seeds.
+    Sim(sim::Arguments),
     #[command(hide = true)]
     Master(master::Arguments),
     #[command(hide = true)]
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Churn(arguments) => churn::run(&arguments),
         Command::Scene(arguments) => scene::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Master(arguments) => master::run(&arguments).map(|()| true),
         Command::Peer(arguments) => peer::run(&arguments).map(|()| true),
         Command::Mapped(arguments) => scene::run_mapped(&arguments).map(|()| true),
