@@ -40,9 +40,10 @@ use model::Model;
 /// How often programs look whether it is calm, or over.
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// How long whatever belongs to a communicator may take to be gone. A refused connection is kept for
-/// a second, so that the reason arrives.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// How many glances whatever belongs to a communicator may take to be gone: three seconds. A refused
+/// connection is kept for one, so that the reason arrives. Counted, as the clock runs on while a
+/// process is frozen, and what is to be gone does not.
+const FAREWELL_GLANCES: u32 = 150;
 
 /// What a process stands on.
 #[derive(Clone)]
@@ -129,15 +130,17 @@ impl Ground {
 
     /// Waits until nothing of a communicator is left, or that has taken too long.
     async fn farewell(&self, life: u32, buffers: impl Fn() -> usize) {
-        let deadline = tokio::time::Instant::now() + FAREWELL;
-        let (sockets, tasks, buffers) = loop {
+        let left = || {
             let (sockets, tasks) = (self.leftovers)();
-            let left = (sockets, tasks, buffers());
-            if left == (0, 0, 0) || tokio::time::Instant::now() >= deadline {
-                break left;
+            (sockets, tasks, buffers())
+        };
+        for _ in 0..FAREWELL_GLANCES {
+            if left() == (0, 0, 0) {
+                break;
             }
             tokio::time::sleep(GLANCE).await;
-        };
+        }
+        let (sockets, tasks, buffers) = left();
         self.record(Event::LifeEnded {
             life,
             sockets,
