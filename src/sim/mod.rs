@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Nothing in a world reads a clock, draws a number or opens a socket of the system: a seed is
-//! played the same way each time. [`shrink`] makes a plan that fails smaller.
+//! played the same way each time. [`shrink()`] makes a plan that fails smaller.
 
 pub mod checkers;
 mod dice;
