@@ -96,7 +96,7 @@ impl<S: Script> World<'_, S> {
                 self.later(length, Undo::Quicken(from, to));
             }),
             FaultKind::Start { in_its_place } => {
-                let machine = self.vacant.pop().filter(|_| in_its_place);
+                let machine = in_its_place.then(|| self.vacant.pop()).flatten();
                 self.start(machine)?;
                 Some(())
             }
