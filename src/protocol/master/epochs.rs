@@ -7,6 +7,7 @@ use tracing::{debug, info, warn};
 use super::members::{Departure, Member};
 use super::operations::Operations;
 use super::{Master, Output};
+use crate::mutation::{Mutation, mutated};
 use crate::types::{Epoch, GroupId, OperationId, PeerId, PeerName, Timestamp, WorldSizes};
 use crate::wire::control::{
     AbortCause, CallResult, JointCall, LinkSpec, Outcome, Proposal, ToPeer,
@@ -15,7 +16,7 @@ use crate::wire::control::{
 pub(super) type Rings = BTreeMap<GroupId, Vec<PeerId>>;
 
 /// The epoch that holds now.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct ActiveEpoch {
     pub(super) epoch: Epoch,
     pub(super) rings: Rings,
@@ -63,21 +64,21 @@ impl ActiveEpoch {
 }
 
 /// The next epoch in the making.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Change {
     basis: Basis,
     stage: Stage,
 }
 
 /// What a change was started from; when it is no longer so, the change is replaced.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Basis {
     members: BTreeMap<GroupId, BTreeSet<PeerId>>,
     newcomers: BTreeSet<PeerId>,
     broken: BTreeSet<(PeerId, PeerId)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Stage {
     Solving {
         request: u64,
@@ -107,7 +108,7 @@ impl Change {
 }
 
 /// Rings wanted for the next epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SolveRequest {
     /// Its number, for the answer.
     pub request: u64,
@@ -123,7 +124,7 @@ pub struct SolveRequest {
 }
 
 /// The answer for one group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Solution {
     /// All members in an order in which every neighbour can be reached.
     Ring(Vec<PeerId>),
@@ -278,7 +279,10 @@ impl Master {
         let Some(change) = &mut self.change else {
             return;
         };
-        self.last_count += 1;
+        let is_replacement = self.last_count > self.active.epoch.count;
+        if !(mutated(Mutation::ReuseEpochNumber) && is_replacement) {
+            self.last_count += 1;
+        }
         let epoch = Epoch {
             term: self.term,
             count: self.last_count,
@@ -334,7 +338,8 @@ impl Master {
             .unsettled()
             .filter(|(_, operation)| staying.iter().any(|peer| operation.has_begun(*peer)))
             .filter_map(|(op, operation)| {
-                if staying.iter().all(|peer| operation.is_done(*peer)) {
+                let all_done = staying.iter().all(|peer| operation.is_done(*peer));
+                if all_done || mutated(Mutation::CommitAllAtEpochEnd) {
                     Some((
                         op,
                         Outcome::Committed {
@@ -457,7 +462,10 @@ impl Master {
             if !everybody().all(|peer| acknowledged.contains(peer)) {
                 return false;
             }
-        } else if !is_majority(agreed) && !detached {
+        } else if !is_majority(agreed)
+            && !detached
+            && !mutated(Mutation::ActivateWithoutMajority)
+        {
             return false;
         }
         let epoch = *epoch;

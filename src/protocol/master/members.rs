@@ -16,7 +16,7 @@ use crate::wire::control::{Hello, Join, ToPeer, Welcome};
 const GONE_MAX: usize = 1000;
 
 /// A registered or accepted peer.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Member {
     pub(super) name: PeerName,
     pub(super) group: GroupId,

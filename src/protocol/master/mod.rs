@@ -32,6 +32,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::mutation::{Mutation, mutated};
 use crate::types::{Epoch, GroupId, PeerId, PeerName, RunId, Timestamp};
 use crate::wire::control::{Frame, Hello, ToMaster, ToPeer, Welcome};
 
@@ -45,7 +46,7 @@ use testimony::Testimony;
 
 /// Settings of a master. All durations cost time to notice a failure when large, and wrong
 /// suspicion when small. Peers are told the first two when they register.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MasterConfig {
     /// How often master and peers speak at least. Default 500 ms; each beat is about 60 bytes
     /// each way.
@@ -79,11 +80,11 @@ impl Default for MasterConfig {
 }
 
 /// A connection, as the driver numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
 /// What happens to a master.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Input {
     /// A connection said hello.
     Greeted {
@@ -125,7 +126,7 @@ pub enum Input {
 }
 
 /// What a master wants done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Output {
     /// Answer a hello; the connection is the peer's from now on.
     Welcome {
@@ -167,7 +168,7 @@ pub enum Output {
 }
 
 /// See the module's text.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Master {
     config: MasterConfig,
     run: RunId,
@@ -299,7 +300,7 @@ impl Master {
                 continue;
             }
             // Once an epoch is proposed nothing more is settled in the old one.
-            if self.change.is_some() {
+            if self.change.is_some() && !mutated(Mutation::SettleWhileChanging) {
                 return;
             }
             let settled = self.fail_what_cannot_meet()

@@ -19,7 +19,7 @@ const SECOND_TESTIMONY: Duration = Duration::from_millis(500);
 type Pair = (PeerId, PeerId);
 
 /// Links that cannot be made, as (lower, higher) id.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Testimony {
     broken: BTreeMap<Pair, Timestamp>,
     /// Between two newcomers: it may be the fault of either.

@@ -46,7 +46,7 @@ use operations::Operation;
 pub const OPERATIONS_MAX: usize = 256;
 
 /// What a peer machine needs to know before it starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerConfig {
     /// The master's address as configured, for errors.
     pub master: String,
@@ -59,11 +59,11 @@ pub struct PeerConfig {
 }
 
 /// The caller's command, as the driver numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
 /// What a caller wants.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Command {
     /// Join the run and wait until accepted.
     Connect,
@@ -91,7 +91,7 @@ pub enum Command {
 }
 
 /// The answer to a command.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Reply {
     /// To `Connect`.
     Connect(Result<(), ConnectError>),
@@ -106,7 +106,7 @@ pub enum Reply {
 }
 
 /// What happens to a peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Input {
     /// A caller commands.
     Command {
@@ -183,7 +183,7 @@ pub enum Input {
 }
 
 /// What a peer wants done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Output {
     /// Dial the master and say this; answer with `Welcomed`, `Refused` or `Disconnected`.
     ReachMaster {
@@ -254,7 +254,7 @@ pub enum Output {
 }
 
 /// What a caller may know of its place in the run without asking anybody.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Membership {
     /// This peer.
     pub peer: PeerId,
@@ -267,7 +267,7 @@ pub struct Membership {
 }
 
 /// See the module's text.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Peer {
     config: PeerConfig,
     now: Timestamp,
@@ -290,7 +290,7 @@ pub struct Peer {
     outputs: VecDeque<Output>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Phase {
     Idle,
     /// The master has not answered yet.
@@ -316,7 +316,7 @@ enum Phase {
 }
 
 /// What the master gave this peer at registration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Identity {
     run: crate::types::RunId,
     peer: PeerId,
@@ -325,7 +325,7 @@ struct Identity {
     heartbeat_timeout: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct ActiveEpoch {
     epoch: Epoch,
     rank: Rank,
@@ -333,7 +333,7 @@ struct ActiveEpoch {
     links: Vec<LinkSpec>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Proposed {
     proposal: Proposal,
     wired: bool,

@@ -1,0 +1,433 @@
+//! Feeds the machines and obeys them, as the drivers of the library do.
+//!
+//! What a machine asks for inside its own process is done at once, in the order it asks.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use pccl::protocol::master::{self, ConnectionId, MasterConfig, Solution};
+use pccl::protocol::peer::{self, Command, Reply, RequestId};
+use pccl::topology;
+use pccl::wire::control::{Frame, Hello, ToMaster, ToPeer, Welcome};
+use pccl::{CollectiveError, DataType, Descriptor, Gone, PeerId, ReduceOp, Tag, Timestamp};
+
+use super::properties::{MEMORY, NOT_WRONGLY, ONE_REPLY};
+use super::state::{Line, Once, Running, State, Use};
+
+/// A peer's deadline for operations with tag 0: so far away that it passes only where the model
+/// says so.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(3600);
+
+/// Requests with these numbers are joint calls; an operation's is its tag. A number is used again
+/// once it was answered: machines hand it back and do not look at it.
+pub(crate) const CONNECT: RequestId = RequestId(100);
+pub(crate) const UPDATE: RequestId = RequestId(101);
+pub(crate) const OTHER: RequestId = RequestId(102);
+
+/// Settings under which the model can tell one kind of waiting from another: a silent peer is
+/// overdue long before one whose connection broke.
+pub(crate) fn master_config() -> MasterConfig {
+    MasterConfig {
+        heartbeat_interval: Duration::from_millis(500),
+        heartbeat_timeout: Duration::from_secs(1),
+        resume_grace: Duration::from_secs(4),
+        wiring_timeout: Duration::from_secs(100),
+        peers_max: 16,
+    }
+}
+
+impl State {
+    /// What a connected peer says reaches the master.
+    pub(crate) fn deliver(&mut self, node: usize) {
+        let Line::Up(connection) = self.nodes[node].line else {
+            return;
+        };
+        let Some(frame) = self.nodes[node].change().up.pop_front() else {
+            return;
+        };
+        let sequence = frame.sequence;
+        if self.nodes[node].up.is_empty() {
+            self.nodes[node].change().tail = None;
+        }
+        if let ToMaster::EpochAcknowledged { epoch } = frame.message
+            && self.world.proposed == Some(epoch)
+            && let Some(id) = self.nodes[node].id
+        {
+            self.world.change().acknowledged.insert(id);
+        }
+        self.tell_master(master::Input::Message { connection, frame });
+        // The next heartbeat says that it was heard.
+        if matches!(self.nodes[node].line, Line::Up(now) if now == connection) {
+            self.hear(node, heartbeat(sequence, ToPeer::Heartbeat));
+        }
+    }
+
+    /// A message of the master reaches a node, which acknowledges it.
+    pub(crate) fn hear(&mut self, node: usize, frame: Frame<ToPeer>) {
+        let Line::Up(connection) = self.nodes[node].line else {
+            return;
+        };
+        let sequence = frame.sequence;
+        self.tell_peer(node, peer::Input::Message(frame));
+        if sequence > 0 {
+            let frame = heartbeat(sequence, ToMaster::Heartbeat);
+            self.tell_master(master::Input::Message { connection, frame });
+        }
+    }
+
+    pub(crate) fn tell_master(&mut self, input: master::Input) {
+        let now = self.world.now;
+        self.master.change().handle(now, input);
+        while let Some(output) = self.master.change().poll_output() {
+            self.obey_master(output);
+        }
+    }
+
+    fn obey_master(&mut self, output: master::Output) {
+        match output {
+            master::Output::Send { connection, frame } => self.send_down(connection, frame),
+            master::Output::Close { connection } => self.close_down(connection),
+            // Welcomed and refused in the step that says hello; see `greet`.
+            master::Output::Welcome { .. } | master::Output::Refuse { .. } => {
+                self.answer(output);
+            }
+            master::Output::Probe { peer, .. } => {
+                if self.node_of(peer).is_some_and(|n| !self.nodes[n].alive) {
+                    self.tell_master(master::Input::PortRefused { peer });
+                }
+            }
+            master::Output::Solve(request) => {
+                let solutions = request.groups.iter().map(|(group, members)| {
+                    let solution = match topology::ring(members, &request.broken, 10_000) {
+                        topology::Solution::Ring(ring) => Solution::Ring(ring),
+                        _ => {
+                            let mut joined = members.clone();
+                            joined.sort();
+                            let dropped = topology::whom_to_drop(
+                                members,
+                                &request.newcomers,
+                                &request.broken,
+                                &request.complaints,
+                                &joined,
+                            );
+                            Solution::Drop(dropped.expect("a group has members"))
+                        }
+                    };
+                    (*group, solution)
+                });
+                let solutions = solutions.collect();
+                self.tell_master(master::Input::Solved {
+                    request: request.request,
+                    solutions,
+                });
+            }
+        }
+    }
+
+    fn at(&self, connection: ConnectionId) -> Option<usize> {
+        let is_its = |line: &Line| matches!(line, Line::Up(id) if *id == connection);
+        self.nodes.iter().position(|node| is_its(&node.line))
+    }
+
+    fn send_down(&mut self, connection: ConnectionId, frame: Frame<ToPeer>) {
+        match &frame.message {
+            ToPeer::Heartbeat => return,
+            ToPeer::EpochProposed(proposal) => {
+                if self.world.proposed != Some(proposal.epoch) {
+                    let world = self.world.change();
+                    world.proposed = Some(proposal.epoch);
+                    world.acknowledged.clear();
+                }
+            }
+            ToPeer::EpochActive { epoch } => self.note_active(*epoch),
+            ToPeer::OperationSettled { op, .. } => {
+                let settled = self.world.change().settled.entry(op.tag.0).or_insert(0);
+                *settled = (*settled).max(op.n + 1);
+            }
+            _ => {}
+        }
+        let Some(node) = self.at(connection) else {
+            return;
+        };
+        if self.delivers_later {
+            self.nodes[node].change().down.push_back(frame);
+        } else {
+            self.hear(node, frame);
+        }
+    }
+
+    fn close_down(&mut self, connection: ConnectionId) {
+        // What was sent before is read first; `Evicted` and `LeaveAcknowledged` end the peer then.
+        if let Some(node) = self.at(connection) {
+            while let Some(frame) = self.nodes[node].change().down.pop_front() {
+                self.hear(node, frame);
+            }
+            if matches!(self.nodes[node].line, Line::Up(_)) {
+                let reason = "closed by the master".to_owned();
+                self.tell_peer(node, peer::Input::Disconnected { reason });
+            }
+        }
+    }
+
+    /// Says a hello on a new connection and takes the answer.
+    pub(crate) fn greet(&mut self, node: usize, hello: Hello) {
+        // The lowest number that the master does not know for this node: two at most are in use.
+        let older = match self.nodes[node].line {
+            Line::Up(id) | Line::Deaf(id) => Some(id),
+            Line::None | Line::Broken(_) => None,
+        };
+        let ids = [2 * node as u64 + 1, 2 * node as u64 + 2].map(ConnectionId);
+        let connection = if older == Some(ids[0]) { ids[1] } else { ids[0] };
+        self.nodes[node].change().line = Line::Up(connection);
+        self.tell_master(master::Input::Greeted {
+            connection,
+            hello,
+            from: ([127, 0, 0, 1], 5000 + node as u16).into(),
+        });
+    }
+
+    fn answer(&mut self, output: master::Output) {
+        match output {
+            master::Output::Welcome {
+                connection,
+                welcome,
+                ..
+            } => {
+                let Some(node) = self.at(connection) else {
+                    return;
+                };
+                if let Welcome::Registered { peer, .. } = &welcome {
+                    self.nodes[node].change().id = Some(*peer);
+                }
+                self.tell_peer(node, peer::Input::Welcomed(welcome));
+            }
+            master::Output::Refuse { connection, reason } => {
+                if let Some(node) = self.at(connection) {
+                    self.nodes[node].change().line = Line::None;
+                    self.tell_peer(node, peer::Input::Refused { reason });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets so much time pass at the master that a peer of which nothing is heard is overdue.
+    /// Everybody else is heard in time, `but` is not.
+    pub(crate) fn pass_at_master(&mut self, duration: Duration, but: usize) {
+        let step = master_config().heartbeat_timeout / 2;
+        let end = self.world.now + duration;
+        while self.world.now < end {
+            let now = self.world.now + step;
+            self.world.change().now = now;
+            for node in 0..self.nodes.len() {
+                let heard = match self.nodes[node].line {
+                    Line::Up(connection) | Line::Deaf(connection) => Some(connection),
+                    Line::None | Line::Broken(_) => None,
+                };
+                if let Some(connection) = heard.filter(|_| node != but) {
+                    let frame = heartbeat(0, ToMaster::Heartbeat);
+                    self.tell_master(master::Input::Message { connection, frame });
+                }
+            }
+            self.tell_master(master::Input::Tick);
+        }
+    }
+
+    pub(crate) fn call(&mut self, node: usize, tag: u64) {
+        let descriptor = Descriptor {
+            count: 100,
+            data_type: DataType::F32,
+            op: ReduceOp::Sum,
+        };
+        self.nodes[node].change().uses[tag as usize] = Use::Calling;
+        let command = Command::AllReduce {
+            tag: Tag(tag),
+            descriptor,
+            deadline: (tag == 0).then_some(DEADLINE),
+        };
+        self.command(node, RequestId(tag), command);
+    }
+
+    pub(crate) fn command(&mut self, node: usize, request: RequestId, command: Command) {
+        self.nodes[node].change().waits.insert(request);
+        self.tell_peer(node, peer::Input::Command { request, command });
+    }
+
+    pub(crate) fn tell_peer(&mut self, node: usize, input: peer::Input) {
+        self.tell_peer_at(node, Timestamp::default(), input);
+    }
+
+    /// As `tell_peer`, on that peer's own clock.
+    pub(crate) fn tell_peer_at(&mut self, node: usize, now: Timestamp, input: peer::Input) {
+        if let Some(peer) = &mut self.nodes[node].change().peer {
+            peer.handle(now, input);
+        }
+        while let Some(output) = self.next_output(node) {
+            self.obey_peer(node, output);
+        }
+    }
+
+    fn next_output(&mut self, node: usize) -> Option<peer::Output> {
+        self.nodes[node].change().peer.as_mut()?.poll_output()
+    }
+
+    fn obey_peer(&mut self, index: usize, output: peer::Output) {
+        let is_deaf = matches!(self.nodes[index].line, Line::Deaf(_));
+        match output {
+            peer::Output::ReachMaster { hello, .. } => {
+                let node = self.nodes[index].change();
+                node.up.clear();
+                node.down.clear();
+                // Where the master has not noticed, its end stays; see `greet`.
+                if !is_deaf {
+                    node.line = Line::Broken(hello);
+                } else {
+                    self.greet(index, hello);
+                }
+            }
+            peer::Output::LeaveMaster => self.close_up(index),
+            peer::Output::Send(frame) => {
+                let node = self.nodes[index].change();
+                if frame.sequence > 0 {
+                    node.tail = tag_of(&frame.message);
+                    if matches!(node.line, Line::Up(_)) {
+                        node.up.push_back(frame);
+                    }
+                }
+            }
+            peer::Output::Wire { links, .. } => {
+                let wanted: BTreeSet<PeerId> = links.iter().map(|link| link.peer.id).collect();
+                let node = self.nodes[index].change();
+                node.links_up.retain(|peer| wanted.contains(peer));
+                node.wanted = wanted;
+            }
+            peer::Output::OpenEpoch { epoch, membership } => {
+                let ring: Vec<PeerId> = membership.ring.iter().map(|name| name.id).collect();
+                self.note_epoch(index, epoch, &ring);
+                let node = self.nodes[index].change();
+                node.epoch = Some(epoch);
+                node.ring = ring;
+            }
+            peer::Output::BeginOperation { op, ring, .. } => {
+                let running = Running {
+                    ring,
+                    finished: false,
+                };
+                let node = self.nodes[index].change();
+                if node.running.insert(op, running).is_some() {
+                    self.violate(MEMORY, format!("node {index} begins {op} twice"));
+                }
+            }
+            peer::Output::EndOperation { op, roll_back } => {
+                self.note_end(index, op, roll_back);
+                let node = self.nodes[index].change();
+                node.running.remove(&op);
+                node.ended.insert(RequestId(op.tag.0), op);
+                self.tell_peer(index, peer::Input::OperationEnded { op });
+            }
+            peer::Output::NoteSettled { .. } | peer::Output::BeginSync { .. } => {}
+            peer::Output::Reply { request, reply } => self.on_reply(index, request, reply),
+            peer::Output::Gone(gone) => self.on_gone(index, &gone),
+        }
+    }
+
+    /// The peer closes its connection: what it said before is read, then the end.
+    fn close_up(&mut self, node: usize) {
+        let line = std::mem::replace(&mut self.nodes[node].change().line, Line::None);
+        let up = std::mem::take(&mut self.nodes[node].change().up);
+        self.nodes[node].change().down = VecDeque::new();
+        if let Line::Up(connection) = line {
+            for frame in up {
+                self.tell_master(master::Input::Message { connection, frame });
+            }
+            let reason = "closed by the other side".to_owned();
+            self.tell_master(master::Input::Closed { connection, reason });
+        }
+    }
+
+    fn on_gone(&mut self, index: usize, gone: &Gone) {
+        let node = self.nodes[index].change();
+        node.wanted.clear();
+        node.links_up.clear();
+        let touched = node.touched || !self.world.cut.is_empty();
+        if !touched && matches!(gone, Gone::Evicted { .. }) {
+            self.violate(NOT_WRONGLY, format!("node {index}: {gone}"));
+        }
+    }
+
+    fn on_reply(&mut self, index: usize, request: RequestId, reply: Reply) {
+        if !self.nodes[index].change().waits.remove(&request) {
+            self.violate(ONE_REPLY, format!("node {index}: {reply:?} to nothing"));
+        }
+        let is_gone = self.nodes[index].is_gone();
+        let result = match reply {
+            Reply::AllReduce(result) => result,
+            Reply::Connect(result) => {
+                let is_expected = result.is_ok() || is_gone || self.nodes[index].touched;
+                self.nodes[index].change().connect = Once::Done;
+                return self.expect(is_expected, index, &format!("{result:?}"));
+            }
+            Reply::Membership(result) => {
+                if request == UPDATE {
+                    self.nodes[index].change().update = Once::Done;
+                }
+                return self.expect(result.is_ok() || is_gone, index, &format!("{result:?}"));
+            }
+            Reply::Pending(_) | Reply::Sync(_) => {
+                return self.expect(false, index, "an answer to no question");
+            }
+        };
+        let tag = request.0 as usize;
+        let next = match &result {
+            Ok(contributors) => {
+                let op = self.nodes[index].ended.get(&request).copied();
+                match op {
+                    Some(op) => self.note_contributors(op, contributors.clone()),
+                    None => self.violate(MEMORY, format!("node {index} ended nothing")),
+                }
+                Use::Done
+            }
+            Err(CollectiveError::TooFewPeers { .. } | CollectiveError::Gone(_)) => Use::Done,
+            Err(
+                CollectiveError::PeersLost { .. }
+                | CollectiveError::Aborted { .. }
+                | CollectiveError::DeadlinePassed { .. },
+            ) => {
+                self.nodes[index].change().failures[tag] += 1;
+                Use::Idle
+            }
+            Err(CollectiveError::Cancelled) if self.world.uneven => Use::Idle,
+            Err(error) => {
+                let seen = format!("node {index}, tag {tag}: {error}");
+                self.violate(ONE_REPLY, seen);
+                Use::Done
+            }
+        };
+        let node = self.nodes[index].change();
+        node.ended.remove(&request);
+        node.uses[tag] = next;
+    }
+
+    fn expect(&mut self, is_expected: bool, index: usize, seen: &str) {
+        if !is_expected {
+            self.violate(ONE_REPLY, format!("node {index}: {seen}"));
+        }
+    }
+}
+
+/// Acknowledges up to this number.
+fn heartbeat<M>(acknowledged: u64, message: M) -> Frame<M> {
+    Frame {
+        sequence: 0,
+        acknowledged,
+        message,
+    }
+}
+
+/// The tag of the operation that a message is about, where it says how far that came.
+fn tag_of(message: &ToMaster) -> Option<u64> {
+    match message {
+        ToMaster::OperationBegun { op, .. } | ToMaster::OperationDone { op } => Some(op.tag.0),
+        _ => None,
+    }
+}
