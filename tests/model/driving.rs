@@ -9,7 +9,9 @@ use pccl::protocol::master::{self, ConnectionId, MasterConfig, Solution};
 use pccl::protocol::peer::{self, Command, Reply, RequestId};
 use pccl::topology;
 use pccl::wire::control::{Frame, Hello, ToMaster, ToPeer, Welcome};
-use pccl::{CollectiveError, DataType, Descriptor, Gone, PeerId, ReduceOp, Tag, Timestamp};
+use pccl::{
+    CollectiveError, DataType, Descriptor, Gone, MembershipError, PeerId, ReduceOp, Tag, Timestamp,
+};
 
 use super::properties::{MEMORY, NOT_WRONGLY, ONE_REPLY};
 use super::state::{Line, Once, Running, State, Use};
@@ -54,6 +56,17 @@ impl State {
             && let Some(id) = self.nodes[node].id
         {
             self.world.change().acknowledged.insert(id);
+        }
+        if let ToMaster::LinkState { peer, up: false } = frame.message
+            && let Some(other) = self.node_of(peer)
+        {
+            if let Some(id) = self.nodes[node].id {
+                self.world.change().unreachable.insert((id, peer));
+            }
+            // With its connection gone that makes two witnesses of its death.
+            if matches!(self.nodes[other].line, Line::Broken(_) | Line::None) {
+                self.will_agree(other);
+            }
         }
         self.tell_master(master::Input::Message { connection, frame });
         // The next heartbeat says that it was heard.
@@ -133,14 +146,16 @@ impl State {
         match &frame.message {
             ToPeer::Heartbeat => return,
             ToPeer::EpochProposed(proposal) => {
-                if self.world.proposed != Some(proposal.epoch) {
+                // What is said again after a resume may be old.
+                let newest = self.world.proposed.max(self.world.active);
+                if newest < Some(proposal.epoch) {
                     let world = self.world.change();
                     world.proposed = Some(proposal.epoch);
                     world.acknowledged.clear();
                 }
             }
             ToPeer::EpochActive { epoch } => self.note_active(*epoch),
-            ToPeer::OperationSettled { op, .. } => {
+            ToPeer::OperationSettled { op, .. } if Some(op.epoch) == self.world.active => {
                 let settled = self.world.change().settled.entry(op.tag.0).or_insert(0);
                 *settled = (*settled).max(op.n + 1);
             }
@@ -177,8 +192,15 @@ impl State {
             Line::None | Line::Broken(_) => None,
         };
         let ids = [2 * node as u64 + 1, 2 * node as u64 + 2].map(ConnectionId);
-        let connection = if older == Some(ids[0]) { ids[1] } else { ids[0] };
+        let connection = if older == Some(ids[0]) {
+            ids[1]
+        } else {
+            ids[0]
+        };
         self.nodes[node].change().line = Line::Up(connection);
+        if let Some(id) = self.nodes[node].id {
+            self.world.change().unreachable.retain(|pair| pair.1 != id);
+        }
         self.tell_master(master::Input::Greeted {
             connection,
             hello,
@@ -295,11 +317,12 @@ impl State {
                     }
                 }
             }
-            peer::Output::Wire { links, .. } => {
+            peer::Output::Wire { epoch, links } => {
                 let wanted: BTreeSet<PeerId> = links.iter().map(|link| link.peer.id).collect();
                 let node = self.nodes[index].change();
                 node.links_up.retain(|peer| wanted.contains(peer));
                 node.wanted = wanted;
+                node.wired = epoch;
             }
             peer::Output::OpenEpoch { epoch, membership } => {
                 let ring: Vec<PeerId> = membership.ring.iter().map(|name| name.id).collect();
@@ -307,6 +330,7 @@ impl State {
                 let node = self.nodes[index].change();
                 node.epoch = Some(epoch);
                 node.ring = ring;
+                node.heard.clear();
             }
             peer::Output::BeginOperation { op, ring, .. } => {
                 let running = Running {
@@ -320,12 +344,14 @@ impl State {
             }
             peer::Output::EndOperation { op, roll_back } => {
                 self.note_end(index, op, roll_back);
+                self.note_heard(index, op);
                 let node = self.nodes[index].change();
                 node.running.remove(&op);
                 node.ended.insert(RequestId(op.tag.0), op);
                 self.tell_peer(index, peer::Input::OperationEnded { op });
             }
-            peer::Output::NoteSettled { .. } | peer::Output::BeginSync { .. } => {}
+            peer::Output::NoteSettled { op } => self.note_heard(index, op),
+            peer::Output::BeginSync { .. } => {}
             peer::Output::Reply { request, reply } => self.on_reply(index, request, reply),
             peer::Output::Gone(gone) => self.on_gone(index, &gone),
         }
@@ -363,13 +389,20 @@ impl State {
         let result = match reply {
             Reply::AllReduce(result) => result,
             Reply::Connect(result) => {
-                let is_expected = result.is_ok() || is_gone || self.nodes[index].touched;
+                // A newcomer that others cannot reach is refused.
+                let may_be_refused = self.nodes[index].touched || !self.world.cut.is_empty();
+                let is_expected = result.is_ok() || is_gone || may_be_refused;
                 self.nodes[index].change().connect = Once::Done;
                 return self.expect(is_expected, index, &format!("{result:?}"));
             }
             Reply::Membership(result) => {
                 if request == UPDATE {
-                    self.nodes[index].change().update = Once::Done;
+                    let node = self.nodes[index].change();
+                    if self.world.uneven && result == Err(MembershipError::Cancelled) {
+                        node.update = Once::Wanted;
+                        return;
+                    }
+                    node.update = Once::Done;
                 }
                 return self.expect(result.is_ok() || is_gone, index, &format!("{result:?}"));
             }
@@ -385,7 +418,12 @@ impl State {
                     Some(op) => self.note_contributors(op, contributors.clone()),
                     None => self.violate(MEMORY, format!("node {index} ended nothing")),
                 }
-                Use::Done
+                let rounds = &mut self.nodes[index].change().rounds[tag];
+                *rounds = rounds.saturating_sub(1);
+                match *rounds {
+                    0 => Use::Done,
+                    _ => Use::Idle,
+                }
             }
             Err(CollectiveError::TooFewPeers { .. } | CollectiveError::Gone(_)) => Use::Done,
             Err(

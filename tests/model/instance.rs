@@ -8,13 +8,13 @@ use pccl::mutation::Mutation;
 use pccl::protocol::master::Master;
 use pccl::protocol::peer::{Command, Peer, PeerConfig};
 use pccl::wire::control::{Join, ToMaster};
-use pccl::{GroupId, PeerId, RunId, Timestamp};
+use pccl::{Epoch, GroupId, PeerId, RunId, Timestamp};
 use stateright::{Model, Property};
 
 use super::driving::{CONNECT, UPDATE, master_config};
 use super::moves::{Action, Kind};
 use super::properties::{
-    self, COMPLETE, IN_STEP, LINEAR, MAJORITY, MEMORY, NO_HANG, NOT_WRONGLY, ONE_OUTCOME, ONE_REPLY,
+    COMPLETE, IN_STEP, LINEAR, MAJORITY, MEMORY, NO_HANG, NOT_WRONGLY, ONE_OUTCOME, ONE_REPLY,
 };
 use super::state::{Line, Node, Once, Shared, State, Use, World};
 
@@ -27,6 +27,8 @@ pub(crate) struct Instance {
     pub(crate) newcomers: usize,
     /// Operations, each under a tag of its own, called again until it commits.
     pub(crate) tags: usize,
+    /// How often each tag is reduced under, one time after the other.
+    pub(crate) rounds: u8,
     pub(crate) faults: u8,
     pub(crate) kinds: &'static [Kind],
     /// Looks at every order, without the reductions of the module's text.
@@ -36,6 +38,20 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
+    /// So many peers, one operation, no faults.
+    pub(crate) fn of(peers: usize) -> Self {
+        Self {
+            peers,
+            newcomers: 0,
+            tags: 1,
+            rounds: 1,
+            faults: 0,
+            kinds: &[],
+            in_full: false,
+            mutation: None,
+        }
+    }
+
     fn start(&self) -> State {
         let now = Timestamp::default();
         let master = Master::new(master_config(), RunId(7), 1, [7; 32], now);
@@ -43,7 +59,7 @@ impl Instance {
             faults_left: 0,
             now,
             cut: BTreeSet::new(),
-            complained: BTreeSet::new(),
+            complained: BTreeMap::new(),
             uneven: false,
             rings: BTreeMap::new(),
             ends: BTreeMap::new(),
@@ -51,6 +67,7 @@ impl Instance {
             active: None,
             voters: BTreeSet::new(),
             agreed: BTreeSet::new(),
+            unreachable: BTreeSet::new(),
             proposed: None,
             acknowledged: BTreeSet::new(),
             broken: BTreeMap::new(),
@@ -116,6 +133,7 @@ impl Instance {
             up: VecDeque::new(),
             tail: None,
             down: VecDeque::new(),
+            wired: Epoch::default(),
             wanted: BTreeSet::new(),
             links_up: BTreeSet::new(),
             running: BTreeMap::new(),
@@ -124,7 +142,9 @@ impl Instance {
             connect: Once::Never,
             update: Once::Never,
             uses: vec![Use::Idle; self.tags],
+            rounds: vec![self.rounds; self.tags],
             failures: vec![0; self.tags],
+            heard: BTreeSet::new(),
             waits: BTreeSet::new(),
             ended: BTreeMap::new(),
         }
@@ -144,8 +164,7 @@ impl Instance {
             actions.truncate(1);
         } else if has_nothing_happened(state) {
             // Nodes, and tags, are alike until one of them does something.
-            let is_later =
-                |a: &Action| matches!(a, Action::Call(1.., _) | Action::Update(1..));
+            let is_later = |a: &Action| matches!(a, Action::Call(1.., _) | Action::Update(1..));
             actions.retain(|action| !is_later(action));
         }
         actions
@@ -159,7 +178,12 @@ fn concerns_nobody(state: &State, action: &Action) -> bool {
     };
     let node = &state.nodes[*index];
     let id = node.id.unwrap_or(PeerId(0));
-    let others = || state.nodes.iter().filter(|other| other.lives() && other.id != node.id);
+    let others = || {
+        state
+            .nodes
+            .iter()
+            .filter(|other| other.lives() && other.id != node.id)
+    };
     let reduces = |other: &Shared<Node>| {
         let mut running = other.running.values();
         running.any(|running| running.ring.contains(&id) && !running.finished)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pccl::protocol::peer::{Command, Peer};
 use pccl::protocol::{master, peer};
 use pccl::wire::control::ToMaster;
-use pccl::{Epoch, OperationId, Timestamp};
+use pccl::{Epoch, OperationId, PeerId, Timestamp};
 
 use super::driving::{CONNECT, DEADLINE, OTHER, UPDATE, master_config};
 use super::state::{Line, Once, State, Use};
@@ -69,7 +69,16 @@ pub(crate) enum Kind {
     Close,
 }
 
-/// Every kind.
+/// What the network and the machines do.
+pub(crate) const MISHAPS: &[Kind] = &[
+    Kind::Kill,
+    Kind::Break,
+    Kind::Silence,
+    Kind::Report,
+    Kind::CutLink,
+];
+
+/// And what callers do.
 pub(crate) const ALL: &[Kind] = &[
     Kind::Kill,
     Kind::Break,
@@ -79,6 +88,10 @@ pub(crate) const ALL: &[Kind] = &[
     Kind::Cancel,
     Kind::Close,
 ];
+
+/// Without those that in a run where nobody joins are to the protocol as another one: a broken
+/// connection as a silent one.
+pub(crate) const DISTINCT: &[Kind] = &[Kind::Kill, Kind::Silence, Kind::Report, Kind::CutLink];
 
 impl State {
     /// All that may happen next, without any reduction.
@@ -238,6 +251,10 @@ impl State {
                 let minute = Duration::from_secs(60);
                 let now = self.clock(node) + minute;
                 self.tell_peer_at(node, now, peer::Input::Tick);
+                // That it is gone shows nowhere before the master gives up on it, too.
+                if self.is_in_run(node) {
+                    self.pass_at_master(master_config().resume_grace, node);
+                }
             }
             Action::Fault(ref fault) => {
                 self.world.change().faults_left -= 1;
@@ -265,6 +282,11 @@ impl State {
                     return;
                 };
                 self.nodes[index].change().touched = true;
+                let id = self.nodes[index].id.unwrap_or_default();
+                let is_witness = |other: PeerId| self.world.unreachable.contains(&(other, id));
+                if self.master.peers().any(|name| is_witness(name.id)) {
+                    self.will_agree(index);
+                }
                 let reason = "reset".to_owned();
                 self.tell_master(master::Input::Closed {
                     connection,
@@ -295,9 +317,7 @@ impl State {
             }
             Fault::CutLink(index, other) => {
                 let pair = (index.min(other), index.max(other));
-                let world = self.world.change();
-                world.cut.insert(pair);
-                world.complained.insert(pair);
+                self.world.change().cut.insert(pair);
                 self.lose_link(index, other);
                 self.lose_link(other, index);
                 self.complain(index, other);
@@ -318,7 +338,7 @@ impl State {
     }
 
     /// Its vote for the next epoch counts as given.
-    fn will_agree(&mut self, index: usize) {
+    pub(crate) fn will_agree(&mut self, index: usize) {
         if let Some(id) = self.nodes[index].id
             && self.is_in_run(index)
             && self.world.voters.contains(&id)
@@ -359,7 +379,12 @@ impl State {
         }
     }
 
+    /// Says that the link cannot be made. The driver says so every five seconds; once in each
+    /// wiring is enough, as nothing said within one is forgotten.
     fn complain(&mut self, index: usize, other: usize) {
+        let pair = (index.min(other), index.max(other));
+        let wired = self.nodes[index].wired;
+        self.world.change().complained.insert(pair, wired);
         if let Some(peer) = self.nodes[other].id {
             let reason = "no lane within 5000 ms".to_owned();
             self.tell_peer(index, peer::Input::LinkFailed { peer, reason });
@@ -407,23 +432,16 @@ impl State {
                         self.nodes[index].change().links_up.insert(peer);
                         self.tell_peer(index, peer::Input::LinkUp { peer });
                     }
-                } else if !self.world.complained.contains(&pair) {
-                    self.world.change().complained.insert(pair);
+                } else if index < other
+                    && self
+                        .world
+                        .complained
+                        .get(&pair)
+                        .is_none_or(|last| *last < here.wired)
+                {
                     self.complain(index, other);
                 }
             }
-        }
-        // A pair that is wanted anew is tried, and complained of, anew.
-        let wants = |pair: &(usize, usize)| {
-            let (one, other) = (&self.nodes[pair.0], &self.nodes[pair.1]);
-            other.id.is_some_and(|id| one.wanted.contains(&id))
-                && one.id.is_some_and(|id| other.wanted.contains(&id))
-        };
-        let is_over = self.world.complained.iter().any(|pair| !wants(pair));
-        if is_over {
-            let kept = self.world.complained.iter().filter(|pair| wants(pair));
-            let kept = kept.copied().collect();
-            self.world.change().complained = kept;
         }
     }
 

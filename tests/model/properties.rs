@@ -23,17 +23,6 @@ pub(crate) const NO_HANG: &str = "every call returns";
 /// Where nothing more can happen, all members have been told of the same failures.
 pub(crate) const IN_STEP: &str = "all are told of the same failures";
 
-/// Those that are seen as they are broken.
-pub(crate) const ALWAYS: [&str; 7] = [
-    LINEAR,
-    MAJORITY,
-    ONE_OUTCOME,
-    COMPLETE,
-    MEMORY,
-    ONE_REPLY,
-    NOT_WRONGLY,
-];
-
 impl State {
     pub(crate) fn violate(&mut self, property: &'static str, seen: impl Into<String>) {
         let broken = &mut self.world.change().broken;
@@ -62,7 +51,7 @@ impl State {
 
     /// The master has begun an epoch.
     pub(crate) fn note_active(&mut self, epoch: Epoch) {
-        if self.world.active == Some(epoch) {
+        if self.world.active >= Some(epoch) {
             return;
         }
         let voters = self.world.voters.len();
@@ -72,8 +61,7 @@ impl State {
         };
         let agreed = self.world.voters.iter().filter(agrees).count();
         let is_possible = |voter: &&PeerId| {
-            self.world.agreed.contains(voter)
-                || self.master.peers().any(|name| name.id == **voter)
+            self.world.agreed.contains(voter) || self.master.peers().any(|name| name.id == **voter)
         };
         let possible = self.world.voters.iter().filter(is_possible).count();
         if voters > 0 && agreed * 2 <= voters && possible * 2 > voters {
@@ -86,13 +74,17 @@ impl State {
         world.acknowledged.clear();
         world.voters = voters;
         world.agreed.clear();
+        world.unreachable.clear();
         world.settled.clear();
     }
 
     /// A node that is still in the run gives back the memory of an operation.
     pub(crate) fn note_end(&mut self, node: usize, op: OperationId, rolled_back: bool) {
         let Some(running) = self.nodes[node].running.get(&op).cloned() else {
-            self.violate(MEMORY, format!("node {node} ends {op}, which it does not run"));
+            self.violate(
+                MEMORY,
+                format!("node {node} ends {op}, which it does not run"),
+            );
             return;
         };
         if self.nodes[node].is_gone() {
@@ -129,6 +121,16 @@ impl State {
                 };
                 self.world.change().ends.insert(op, end);
             }
+        }
+    }
+
+    /// A node learns how an operation ended, whether it ran there or not.
+    pub(crate) fn note_heard(&mut self, node: usize, op: OperationId) {
+        if self.nodes[node].lives() && !self.nodes[node].change().heard.insert(op) {
+            self.violate(
+                ONE_OUTCOME,
+                format!("node {node} hears twice how {op} ends"),
+            );
         }
     }
 
@@ -169,7 +171,7 @@ impl State {
             let uses = !accepted(node) || node.uses.iter().all(|state| *state == Use::Done);
             let update = matches!(node.update, Once::Never | Once::Done);
             // A newcomer waits for as long as nobody calls `update_topology` again.
-            in_line && uses && update && node.waits.len() == usize::from(!accepted(node))
+            in_line && uses && update && node.waits.len() <= usize::from(!accepted(node))
         })
     }
 

@@ -462,10 +462,7 @@ impl Master {
             if !everybody().all(|peer| acknowledged.contains(peer)) {
                 return false;
             }
-        } else if !is_majority(agreed)
-            && !detached
-            && !mutated(Mutation::ActivateWithoutMajority)
-        {
+        } else if !is_majority(agreed) && !detached && !mutated(Mutation::ActivateWithoutMajority) {
             return false;
         }
         let epoch = *epoch;
