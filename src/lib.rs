@@ -127,6 +127,10 @@ pub use protocol::master::MasterConfig;
 // A collective as data: who sends which chunk to whom, in what order.
 #[doc(hidden)]
 pub mod schedule;
+// A world of simulated processes and networks, for tests of faults.
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod sim;
 // Digests, election and transfer of what all peers of a group share.
 #[doc(hidden)]
 pub mod shared_state;

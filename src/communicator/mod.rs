@@ -35,7 +35,7 @@ use crate::driver::{Driver, Payload, Respond, Response};
 use crate::engine::{Lendable, UserMemory, lend, lend_all};
 use crate::error::{CollectiveError, ConnectError, Gone, MembershipError, SyncError};
 use crate::protocol::peer::{Command, Reply};
-use crate::shared_state::SyncStrategy;
+use crate::shared_state::{Presentation, SyncStrategy};
 use crate::types::{Descriptor, Epoch, PeerId, PeerName, Rank, WorldSizes};
 use completion::Completion;
 
@@ -49,6 +49,8 @@ use completion::Completion;
 /// task, socket or timer of it is left.
 pub struct Communicator {
     config: Config,
+    #[cfg(feature = "sim")]
+    host: Option<crate::driver::Host>,
     driver: Mutex<Option<Arc<Driver>>>,
     /// Names of tensors that an uncommitted sync wrote to: not offered to others until one commits.
     tainted: Mutex<BTreeSet<String>>,
@@ -60,9 +62,19 @@ impl Communicator {
         config.check()?;
         Ok(Self {
             config,
+            #[cfg(feature = "sim")]
+            host: None,
             driver: Mutex::new(None),
             tainted: Mutex::default(),
         })
+    }
+
+    /// A communicator whose loop runs on the runtime that `connect_async` is awaited in.
+    #[cfg(feature = "sim")]
+    pub(crate) fn on(host: crate::driver::Host, config: Config) -> Result<Self, ConnectError> {
+        let mut communicator = Self::new(config)?;
+        communicator.host = Some(host);
+        Ok(communicator)
     }
 
     /// The settings it was made with.
@@ -83,9 +95,7 @@ impl Communicator {
             let mut driver = self.driver.lock();
             match &*driver {
                 Some(driver) => driver.clone(),
-                None => driver
-                    .insert(Arc::new(Driver::start(&self.config)?))
-                    .clone(),
+                None => driver.insert(Arc::new(self.start_driver()?)).clone(),
             }
         };
         match self
@@ -96,6 +106,14 @@ impl Communicator {
             Reply::Connect(result) => result,
             _ => Err(Gone::Closed.into()),
         }
+    }
+
+    fn start_driver(&self) -> Result<Driver, ConnectError> {
+        #[cfg(feature = "sim")]
+        if let Some(host) = &self.host {
+            return Driver::start_here(host.clone(), &self.config);
+        }
+        Driver::start(&self.config)
     }
 
     /// Lets registered newcomers in. A joint call: blocks until all accepted peers of all groups
@@ -248,36 +266,50 @@ impl Communicator {
         state: &mut SharedState<'_>,
         strategy: SyncStrategy,
     ) -> Result<SyncReport, SyncError> {
+        if self.driver().is_none() {
+            // Before anything is hashed.
+            return Err(SyncError::NotConnected);
+        }
+        let presentation = self.present(state, strategy);
+        let names: Vec<String> = state.names().map(str::to_owned).collect();
+        let report = lend_all(state.memory().map(Lendable::InPlace), |memory| {
+            pollster::block_on(self.sync_memory(presentation, &names, memory))
+        })?;
+        state.revision = report.revision;
+        Ok(report)
+    }
+
+    fn present(&self, state: &SharedState<'_>, strategy: SyncStrategy) -> Presentation {
+        let tainted = self.tainted.lock().clone();
+        state.present(strategy, |name| tainted.contains(name))
+    }
+
+    /// A sync of memory that the caller lends until this has returned.
+    async fn sync_memory(
+        &self,
+        presentation: Presentation,
+        names: &[String],
+        memory: &[Arc<UserMemory>],
+    ) -> Result<SyncReport, SyncError> {
         let driver = self.driver().ok_or(SyncError::NotConnected)?;
-        let presentation = {
-            let tainted = self.tainted.lock().clone();
-            state.present(strategy, |name| tainted.contains(name))
-        };
         let command = Command::SyncSharedState(presentation);
-        let response = lend_all(state.memory().map(Lendable::InPlace), |buffers| {
-            let payload = Payload::Tensors(buffers.to_vec());
-            pollster::block_on(self.answer(&driver, command, payload))
-        });
+        let payload = Payload::Tensors(memory.to_vec());
+        let response = self.answer(&driver, command, payload).await;
+        let mut tainted = self.tainted.lock();
         match response.reply {
             Reply::Sync(Ok(revision)) => {
-                let mut tainted = self.tainted.lock();
-                state.names().for_each(|name| {
+                names.iter().for_each(|name| {
                     tainted.remove(name);
                 });
-                state.revision = revision;
-                let (tx_bytes, rx_bytes) = (response.sync.tx_bytes, response.sync.rx_bytes);
                 Ok(SyncReport {
                     revision,
-                    tx_bytes,
-                    rx_bytes,
+                    tx_bytes: response.sync.tx_bytes,
+                    rx_bytes: response.sync.rx_bytes,
                 })
             }
             Reply::Sync(Err(error)) => {
-                let mut tainted = self.tainted.lock();
-                for (index, name) in state.names().enumerate() {
-                    if response.sync.begun.contains(&index) {
-                        tainted.insert(name.to_owned());
-                    }
+                for index in response.sync.begun {
+                    tainted.extend(names.get(index).cloned());
                 }
                 Err(error)
             }

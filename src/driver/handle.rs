@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use super::host::Host;
 use super::peer::Loop;
 use super::sync::{SyncTraffic, Tensors};
 use crate::communicator::Config;
@@ -15,7 +16,7 @@ use crate::datapath::Traffic;
 use crate::engine::UserMemory;
 use crate::error::{ConnectError, Gone};
 use crate::protocol::peer::{Command, Membership, Reply};
-use crate::transport::{Acceptor, AcceptorOptions, listen_in_range};
+use crate::transport::{Acceptor, AcceptorOptions, Listener, listen_in_range};
 use crate::types::{Epoch, WorldSizes};
 
 /// Memory that goes with a command.
@@ -69,15 +70,11 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Listens and starts the loop; nothing is dialled before `Command::Connect`.
+    /// Listens and starts the loop in a thread of its own; nothing is dialled before
+    /// `Command::Connect`.
     pub(crate) fn start(config: &Config) -> Result<Self, ConnectError> {
-        let listener =
-            listen_in_range(config.bind, config.listen_ports.clone()).map_err(|error| {
-                ConnectError::Listen {
-                    range: error.range,
-                    reason: error.source.to_string(),
-                }
-            })?;
+        let host = Host::default();
+        let listener = listen(&host, config)?;
         let system = |error: std::io::Error| ConnectError::Listen {
             range: "threads".to_owned(),
             reason: error.to_string(),
@@ -97,31 +94,54 @@ impl Driver {
         .enable_all()
         .build()
         .map_err(system)?;
+        let (mut driver, running) = Self::prepare(host, config, listener);
+        let thread = std::thread::Builder::new()
+            .name("pccl".to_owned())
+            .spawn(move || {
+                runtime.block_on(running);
+                runtime_ends(runtime);
+            })
+            .map_err(system)?;
+        driver.thread = Some(thread);
+        Ok(driver)
+    }
+
+    /// As [`start`](Self::start), but on the runtime that this is called in, without a thread.
+    #[cfg(feature = "sim")]
+    pub(crate) fn start_here(host: Host, config: &Config) -> Result<Self, ConnectError> {
+        let listener = listen(&host, config)?;
+        let (driver, running) = Self::prepare(host, config, listener);
+        tokio::spawn(running);
+        Ok(driver)
+    }
+
+    fn prepare(
+        host: Host,
+        config: &Config,
+        listener: Listener,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let snapshot = Arc::new(RwLock::new(Snapshot::default()));
         let (requests, queue) = mpsc::unbounded_channel();
         let port = listener.local_addr().port();
         let (config, shared) = (config.clone(), snapshot.clone());
-        let thread = std::thread::Builder::new()
-            .name("pccl".to_owned())
-            .spawn(move || {
-                runtime.block_on(async move {
-                    let options = AcceptorOptions::with_socket(config.socket.clone());
-                    match Acceptor::spawn(listener, options) {
-                        Ok((acceptor, incoming)) => {
-                            Loop::new(config, port, shared).run(queue, incoming).await;
-                            acceptor.stop().await;
-                        }
-                        Err(error) => warn!(%error, "cannot accept connections"),
-                    }
-                });
-                runtime_ends(runtime);
-            })
-            .map_err(system)?;
-        Ok(Self {
+        let running = async move {
+            let options = AcceptorOptions::with_socket(config.socket.clone());
+            match Acceptor::spawn(listener, options) {
+                Ok((acceptor, incoming)) => {
+                    Loop::new(host, config, port, shared)
+                        .run(queue, incoming)
+                        .await;
+                    acceptor.stop().await;
+                }
+                Err(error) => warn!(%error, "cannot accept connections"),
+            }
+        };
+        let driver = Self {
             requests,
             snapshot,
-            thread: Some(thread),
-        })
+            thread: None,
+        };
+        (driver, running)
     }
 
     /// Commands the peer; the answer goes to `respond`, always.
@@ -152,6 +172,15 @@ impl Drop for Driver {
             let _ = thread.join();
         }
     }
+}
+
+fn listen(host: &Host, config: &Config) -> Result<Listener, ConnectError> {
+    listen_in_range(&host.network, config.bind, config.listen_ports.clone()).map_err(|error| {
+        ConnectError::Listen {
+            range: error.range,
+            reason: error.source.to_string(),
+        }
+    })
 }
 
 /// Waits for tasks on other threads to be gone, so that nothing outlives the communicator.

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::transport::{
-    SocketOptions, Stream, dial, greet, reachable_from, refuse, resolve, welcome,
+    Network, SocketOptions, Stream, dial, greet, reachable_from, refuse, resolve, welcome,
 };
 use crate::types::{Epoch, PeerId, RunId};
 use crate::wire::control::LinkSpec;
@@ -65,6 +65,7 @@ pub(super) enum LinkChange {
 /// Who this peer is to those it dials.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
+    pub(super) network: Network,
     pub(super) run: RunId,
     pub(super) peer: PeerId,
     /// The master's address as this peer reaches it.
@@ -386,7 +387,13 @@ pub(super) async fn dial_peer(caller: &Caller, address: &str) -> Result<Stream, 
         .into_iter()
         .map(|address| reachable_from(address, caller.master))
         .collect();
-    dial(&addresses, caller.bind, &caller.socket, caller.link_timeout)
-        .await
-        .map_err(|error| format!("{address}: {error}"))
+    dial(
+        &caller.network,
+        &addresses,
+        caller.bind,
+        &caller.socket,
+        caller.link_timeout,
+    )
+    .await
+    .map_err(|error| format!("{address}: {error}"))
 }

@@ -11,13 +11,16 @@ use tracing::{info, warn};
 
 use super::clock::Clock;
 use super::control::{ControlWriter, FromControl};
+use super::host::Host;
+#[cfg(feature = "sim")]
+use super::host::observer::Observed;
 use crate::protocol::master::{
     self as machine, ConnectionId, Input, MasterConfig, Output, Solution, SolveRequest,
 };
 use crate::topology;
 use crate::transport::{
-    Acceptor, AcceptorOptions, Incoming, Probe, Stream, listen_in_range, probe, refuse, resolve,
-    welcome,
+    Acceptor, AcceptorOptions, Incoming, Listener, Network, Probe, Stream, listen_in_range, probe,
+    refuse, resolve, welcome,
 };
 use crate::types::{GroupId, PeerId, RunId};
 use crate::wire::control::{Frame, Hello, Message, ToMaster, ToPeer};
@@ -85,18 +88,12 @@ impl Master {
     /// As [`bind`](Self::bind), with settings.
     pub fn bind_with(address: SocketAddr, config: MasterConfig) -> Result<Self, MasterError> {
         check(&config)?;
-        let listener = listen_in_range(Some(address.ip()), address.port()..=address.port())
-            .map_err(|error| MasterError::Listen {
-                address,
-                reason: error.source.to_string(),
-            })?;
+        let host = Host::default();
+        let listener = listen(&host, address)?;
         let address = listener.local_addr();
-        let mut random = [0; 40];
-        getrandom::fill(&mut random)
+        let mut secret = Secret([0; 40]);
+        getrandom::fill(&mut secret.0)
             .map_err(|error| MasterError::System(std::io::Error::other(error.to_string())))?;
-        let (run, seed) = random.split_at(8);
-        let run = RunId(run.try_into().map(u64::from_le_bytes).unwrap_or_default());
-        let seed: [u8; 32] = seed.try_into().unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -106,28 +103,10 @@ impl Master {
             .name("pccl-master".to_owned())
             .spawn(move || {
                 runtime.block_on(async move {
-                    let options = AcceptorOptions::default();
-                    let (acceptor, incoming) = match Acceptor::spawn(listener, options) {
-                        Ok(started) => started,
-                        Err(error) => return warn!(%error, "the master cannot accept"),
-                    };
-                    info!(%address, %run, "master started");
-                    let clock = Clock::start();
-                    let machine = machine::Master::new(config, run, 1, seed, clock.now());
-                    let (events, queue) = mpsc::channel(QUEUE);
-                    let running = Loop {
-                        machine,
-                        clock,
-                        events,
-                        greeted: BTreeMap::new(),
-                        connections: BTreeMap::new(),
-                        next_connection: 1,
-                    };
                     tokio::select! {
-                        () = running.run(incoming, queue) => {}
+                        () = serve(host, listener, config, secret) => {}
                         _ = stopped => {}
                     }
-                    acceptor.stop().await;
                     info!(%address, "master stopped");
                 });
             })
@@ -165,6 +144,44 @@ impl Drop for Master {
     }
 }
 
+/// Unpredictable bytes: the run's id, its tokens and secrets come from them.
+pub(crate) struct Secret(pub(crate) [u8; 40]);
+
+pub(crate) fn listen(host: &Host, address: SocketAddr) -> Result<Listener, MasterError> {
+    let ports = address.port()..=address.port();
+    listen_in_range(&host.network, Some(address.ip()), ports).map_err(|error| MasterError::Listen {
+        address,
+        reason: error.source.to_string(),
+    })
+}
+
+/// A master on the runtime that this is polled in; it ends when it is dropped.
+pub(crate) async fn serve(host: Host, listener: Listener, config: MasterConfig, secret: Secret) {
+    let address = listener.local_addr();
+    let (run, seed) = secret.0.split_at(8);
+    let run = RunId(run.try_into().map(u64::from_le_bytes).unwrap_or_default());
+    let seed: [u8; 32] = seed.try_into().unwrap_or_default();
+    // Dropped with this, and then stops as well.
+    let (_acceptor, incoming) = match Acceptor::spawn(listener, AcceptorOptions::default()) {
+        Ok(started) => started,
+        Err(error) => return warn!(%error, "the master cannot accept"),
+    };
+    info!(%address, %run, "master started");
+    let clock = Clock::start();
+    let machine = machine::Master::new(config, run, 1, seed, clock.now());
+    let (events, queue) = mpsc::channel(QUEUE);
+    let running = Loop {
+        host,
+        machine,
+        clock,
+        events,
+        greeted: BTreeMap::new(),
+        connections: BTreeMap::new(),
+        next_connection: 1,
+    };
+    running.run(incoming, queue).await;
+}
+
 fn check(config: &MasterConfig) -> Result<(), MasterError> {
     let invalid = |field, reason| Err(MasterError::InvalidConfig { field, reason });
     if config.heartbeat_interval < Duration::from_millis(1) {
@@ -186,6 +203,7 @@ enum Event {
 }
 
 struct Loop {
+    host: Host,
     machine: machine::Master,
     clock: Clock,
     events: mpsc::Sender<Event>,
@@ -205,11 +223,7 @@ impl Loop {
             self.obey().await;
             let timeout = self.clock.instant(self.machine.next_timeout());
             tokio::select! {
-                Some(event) = queue.recv() => self.on_event(event),
-                arrival = incoming.recv() => match arrival {
-                    Some(arrival) => self.on_incoming(arrival),
-                    None => return,
-                },
+                biased;
                 () = tokio::time::sleep_until(timeout) => {
                     // What has arrived is read before any watch is asked.
                     for _ in 0..QUEUE {
@@ -220,11 +234,24 @@ impl Loop {
                     }
                     self.tell(Input::Tick);
                 }
+                Some(event) = queue.recv() => {
+                    self.on_event(event);
+                    // Peers that never stop talking keep nobody out.
+                    if let Ok(arrival) = incoming.try_recv() {
+                        self.on_incoming(arrival);
+                    }
+                }
+                arrival = incoming.recv() => match arrival {
+                    Some(arrival) => self.on_incoming(arrival),
+                    None => return,
+                },
             }
         }
     }
 
     fn tell(&mut self, input: Input) {
+        #[cfg(feature = "sim")]
+        self.host.observe(Observed::MasterInput(&input));
         self.machine.handle(self.clock.now(), input);
     }
 
@@ -273,6 +300,8 @@ impl Loop {
 
     async fn obey(&mut self) {
         while let Some(output) = self.machine.poll_output() {
+            #[cfg(feature = "sim")]
+            self.host.observe(Observed::MasterOutput(&output));
             match output {
                 Output::Welcome {
                     connection,
@@ -308,9 +337,9 @@ impl Loop {
                     self.connections.remove(&connection);
                 }
                 Output::Probe { peer, address } => {
-                    let events = self.events.clone();
+                    let (events, network) = (self.events.clone(), self.host.network.clone());
                     tokio::spawn(async move {
-                        if refuses(&address).await {
+                        if refuses(&network, &address).await {
                             let _ = events.send(Event::PortRefused(peer)).await;
                         }
                     });
@@ -337,12 +366,12 @@ impl Loop {
 }
 
 /// Whether nobody listens on any address of this peer any more.
-async fn refuses(address: &str) -> bool {
+async fn refuses(network: &Network, address: &str) -> bool {
     let Ok(addresses) = resolve(address).await else {
         return false;
     };
     for address in &addresses {
-        if probe(*address, PROBE_TIMEOUT).await != Probe::Refused {
+        if probe(network, *address, PROBE_TIMEOUT).await != Probe::Refused {
             return false;
         }
     }

@@ -20,6 +20,7 @@
 mod clock;
 mod control;
 mod handle;
+mod host;
 mod links;
 mod master;
 mod peer;
@@ -27,4 +28,10 @@ mod reach;
 mod sync;
 
 pub(crate) use handle::{Driver, Payload, Respond, Response};
+#[cfg(feature = "sim")]
+pub(crate) use host::Host;
+#[cfg(feature = "sim")]
+pub(crate) use host::observer::{Observed, Observer};
 pub use master::{Master, MasterError};
+#[cfg(feature = "sim")]
+pub(crate) use master::{Secret, listen, serve};

@@ -15,6 +15,9 @@ use tracing::{debug, warn};
 use super::clock::Clock;
 use super::control::{ControlWriter, FromControl};
 use super::handle::{Payload, Request, Respond, Response, Snapshot};
+use super::host::Host;
+#[cfg(feature = "sim")]
+use super::host::observer::Observed;
 use super::links::{Caller, LinkChange, LinkEvent, Links};
 use super::reach::{Unreached, reach};
 use super::sync::{Session, SyncEvent, SyncTraffic, turn_away};
@@ -43,6 +46,7 @@ enum Event {
 }
 
 pub(super) struct Loop {
+    host: Host,
     config: Config,
     machine: Peer,
     clock: Clock,
@@ -79,7 +83,12 @@ struct Pending {
 }
 
 impl Loop {
-    pub(super) fn new(config: Config, port: u16, snapshot: Arc<RwLock<Snapshot>>) -> Self {
+    pub(super) fn new(
+        host: Host,
+        config: Config,
+        port: u16,
+        snapshot: Arc<RwLock<Snapshot>>,
+    ) -> Self {
         let clock = Clock::start();
         let join = Join {
             group: config.group,
@@ -121,6 +130,7 @@ impl Loop {
             pending: BTreeMap::new(),
             running: BTreeMap::new(),
             config,
+            host,
         }
     }
 
@@ -138,7 +148,11 @@ impl Loop {
                     None => std::future::pending().await,
                 }
             };
+            // In this order nobody starves: only a peer's own master, lanes and callers fill the
+            // queues above the last one, and each waits for answers.
             tokio::select! {
+                biased;
+                () = sleep => self.tick(),
                 Some(event) = self.event_queue.recv() => self.on_event(event),
                 Some(event) = self.plane_queue.recv() => self.on_plane_event(event),
                 Some(event) = self.link_queue.recv() => self.on_link_event(event),
@@ -148,7 +162,6 @@ impl Loop {
                     None => break,
                 },
                 Some(arrival) = incoming.recv() => self.on_incoming(arrival),
-                () = sleep => self.tick(),
             }
         }
         self.finish().await;
@@ -201,6 +214,8 @@ impl Loop {
     }
 
     fn tell(&mut self, input: Input) {
+        #[cfg(feature = "sim")]
+        self.host.observe(Observed::PeerInput(&input));
         self.machine.handle(self.clock.now(), input);
     }
 
@@ -276,6 +291,7 @@ impl Loop {
     fn introduce(&mut self, welcome: &Welcome, master: SocketAddr) {
         if let Welcome::Registered { run, peer, .. } = welcome {
             let caller = Caller {
+                network: self.host.network.clone(),
                 run: *run,
                 peer: *peer,
                 master,
@@ -380,6 +396,8 @@ impl Loop {
 
     async fn obey(&mut self) {
         while let Some(output) = self.machine.poll_output() {
+            #[cfg(feature = "sim")]
+            self.host.observe(Observed::PeerOutput(&output));
             match output {
                 Output::ReachMaster { hello, after } => self.reach_master(hello, after),
                 Output::LeaveMaster => {
@@ -495,9 +513,10 @@ impl Loop {
         self.control = None;
         let (attempt, events) = (self.attempt, self.events.clone());
         let (master, bind) = (self.config.master.clone(), self.config.bind);
+        let network = self.host.network.clone();
         let task = tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            let reached = reach(&master, bind, &hello).await;
+            let reached = reach(&network, &master, bind, &hello).await;
             let _ = events.send(Event::Reached(attempt, reached));
         });
         if let Some(older) = self.dialling.replace(task.abort_handle()) {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::transport::{GreetError, SocketOptions, Stream, dial, greet, resolve};
+use crate::transport::{GreetError, Network, SocketOptions, Stream, dial, greet, resolve};
 use crate::wire::control::{Hello, Message, Welcome};
 use crate::wire::greeting::Kind;
 
@@ -20,6 +20,7 @@ pub(super) enum Unreached {
 
 /// Dials and greets the master; gives the connection, the answer, and the address that worked.
 pub(super) async fn reach(
+    network: &Network,
     master: &str,
     bind: Option<IpAddr>,
     hello: &Hello,
@@ -30,7 +31,7 @@ pub(super) async fn reach(
         .map_err(|_| Unreached::Failed(format!("{master} was not resolved in time")))?
         .map_err(failed)?;
     let socket = SocketOptions::default();
-    let mut stream = dial(&addresses, bind, &socket, MASTER_DIAL_TIMEOUT)
+    let mut stream = dial(network, &addresses, bind, &socket, MASTER_DIAL_TIMEOUT)
         .await
         .map_err(failed)?;
     let address = stream.peer_addr().map_err(failed)?;

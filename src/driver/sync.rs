@@ -176,12 +176,13 @@ async fn receive_share(
         {
             let round = plan.round;
             let result = tokio::select! {
-                result = receive(&caller, &plan, &shared) => result,
+                biased;
                 changed = plans.changed() => match changed {
                     // The holder was lost; another one serves.
                     Ok(()) => continue,
                     Err(_) => return,
                 },
+                result = receive(&caller, &plan, &shared) => result,
             };
             let event = match result {
                 Ok(()) => SyncEvent::Received { round },

@@ -10,14 +10,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::close_log::CloseLog;
 use super::greet::{GreetError, read_greeting, refuse};
-use super::listen::Listener;
+use super::listen::{Listener, Port};
+#[cfg(any(test, feature = "sim"))]
+use super::network::InMemoryListener;
 use super::options::SocketOptions;
 use super::os::fork::Registration;
 use super::stream::{Stream, canonical};
@@ -88,8 +90,7 @@ impl Acceptor {
         let local_addr = listener.local_addr();
         let (sender, receiver) = mpsc::channel(options.queue.max(1));
         let accepting = Accepting {
-            _registration: listener.registration,
-            listener: TcpListener::from_std(listener.socket)?,
+            door: Door::open(listener.port)?,
             options,
             sender,
             greeters: JoinSet::new(),
@@ -125,9 +126,7 @@ impl Drop for Acceptor {
 type Number = u64;
 
 struct Accepting {
-    // Before the socket, which leaves the registry before it is closed.
-    _registration: Registration,
-    listener: TcpListener,
+    door: Door,
     options: AcceptorOptions,
     sender: mpsc::Sender<Incoming>,
     /// One task for each connection in `waiting`.
@@ -139,33 +138,79 @@ struct Accepting {
     pause: Pause,
 }
 
+/// What connections come in by.
+enum Door {
+    Tcp {
+        // Before the socket, which leaves the registry before it is closed.
+        _registration: Registration,
+        listener: TcpListener,
+    },
+    #[cfg(any(test, feature = "sim"))]
+    InMemory(Box<dyn InMemoryListener>),
+}
+
+impl Door {
+    fn open(port: Port) -> io::Result<Self> {
+        match port {
+            Port::Tcp {
+                registration,
+                socket,
+            } => Ok(Self::Tcp {
+                _registration: registration,
+                listener: TcpListener::from_std(socket)?,
+            }),
+            #[cfg(any(test, feature = "sim"))]
+            Port::InMemory(listener) => Ok(Self::InMemory(listener)),
+        }
+    }
+
+    /// The next connection, and where it comes from. Nothing is lost where the wait is given up.
+    async fn accept(&mut self, options: &SocketOptions) -> io::Result<(Stream, SocketAddr)> {
+        match self {
+            Self::Tcp { listener, .. } => {
+                let (tcp, from) = listener.accept().await?;
+                options.apply(&SockRef::from(&tcp));
+                Ok((Stream::new(tcp), canonical(from)))
+            }
+            #[cfg(any(test, feature = "sim"))]
+            Self::InMemory(listener) => {
+                let stream = std::future::poll_fn(|context| listener.poll_accept(context)).await?;
+                let from = stream.peer_addr()?;
+                Ok((stream, from))
+            }
+        }
+    }
+}
+
 impl Accepting {
     async fn run(mut self) {
         loop {
             let summary = self.log.due();
             let resume = self.pause.until;
+            // In this order nobody starves: only new connections make the others busy.
             tokio::select! {
-                accepted = self.listener.accept(), if resume.is_none() => match accepted {
-                    Ok((tcp, from)) => self.take_in(tcp, canonical(from)),
-                    Err(error) => self.pause.after(&error),
-                },
+                biased;
+                () = self.sender.closed() => return,
+                () = at(resume) => self.pause.until = None,
+                () = at(summary) => self.log.flush(),
                 Some(finished) = self.greeters.join_next() => {
                     // A cancelled one was taken note of when it was closed.
                     if let Ok((number, outcome)) = finished {
                         self.see_off(number, outcome);
                     }
                 }
-                () = at(resume) => self.pause.until = None,
-                () = at(summary) => self.log.flush(),
-                () = self.sender.closed() => return,
+                accepted = self.door.accept(&self.options.socket), if resume.is_none() => {
+                    match accepted {
+                        Ok((stream, from)) => self.take_in(stream, from),
+                        Err(error) => self.pause.after(&error),
+                    }
+                }
             }
         }
     }
 
-    fn take_in(&mut self, tcp: TcpStream, from: SocketAddr) {
+    fn take_in(&mut self, stream: Stream, from: SocketAddr) {
         self.pause = Pause::default();
-        self.options.socket.apply(&SockRef::from(&tcp));
-        let stream = Stream::new(tcp);
         let number = self.accepted;
         self.accepted += 1;
         if self.waiting.len() >= self.options.max_waiting.max(1)

@@ -8,6 +8,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
+use super::network::Network;
 use super::options::SocketOptions;
 use super::stream::Stream;
 
@@ -37,6 +38,7 @@ pub async fn resolve(host_port: &str) -> io::Result<Vec<SocketAddr>> {
 /// address gets an equal share of the time that is left, so that a silent one does not use up
 /// the others'.
 pub async fn dial(
+    network: &Network,
     addresses: &[SocketAddr],
     bind: Option<IpAddr>,
     options: &SocketOptions,
@@ -48,8 +50,8 @@ pub async fn dial(
     for (tried, &address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / (addresses.len() - tried) as u32;
-        match connect(address, bind, options, Instant::now() + share).await {
-            Ok(tcp) => return Ok(Stream::new(tcp)),
+        match connect(network, address, bind, options, Instant::now() + share).await {
+            Ok(stream) => return Ok(stream),
             Err(error) => {
                 kind = error.kind();
                 met.push(format!("{address}: {error}"));
@@ -64,10 +66,29 @@ pub async fn dial(
 
 /// One attempt at one address.
 pub(super) async fn connect(
+    network: &Network,
     address: SocketAddr,
     bind: Option<IpAddr>,
     options: &SocketOptions,
     deadline: Instant,
+) -> io::Result<Stream> {
+    let connecting = async {
+        match network {
+            Network::System => connect_tcp(address, bind, options).await.map(Stream::new),
+            #[cfg(any(test, feature = "sim"))]
+            Network::InMemory(network) => network.connect(address, bind).await,
+        }
+    };
+    match timeout_at(deadline, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
+    }
+}
+
+async fn connect_tcp(
+    address: SocketAddr,
+    bind: Option<IpAddr>,
+    options: &SocketOptions,
 ) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -80,10 +101,7 @@ pub(super) async fn connect(
         socket.bind(&SocketAddr::new(ip, 0).into())?;
     }
     let socket = TcpSocket::from_std_stream(socket.into());
-    let tcp = match timeout_at(deadline, socket.connect(address)).await {
-        Ok(connected) => connected?,
-        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
-    };
+    let tcp = socket.connect(address).await?;
     // Dialling a free port of one's own machine can be given that very port to dial from: TCP then
     // connects the socket to itself.
     if tcp.local_addr()? == tcp.peer_addr()? {
@@ -122,7 +140,14 @@ pub(super) mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     async fn dial_simply(addresses: &[SocketAddr], bind: Option<IpAddr>) -> io::Result<Stream> {
-        dial(addresses, bind, &SocketOptions::default(), PATIENCE).await
+        dial(
+            &Network::System,
+            addresses,
+            bind,
+            &SocketOptions::default(),
+            PATIENCE,
+        )
+        .await
     }
 
     /// An address that nobody listens on.
@@ -200,7 +225,14 @@ pub(super) mod tests {
     async fn a_silent_address_is_given_up() {
         let (address, _socket, _crowd) = crowded().await;
         let soon = Duration::from_millis(20);
-        let outcome = dial(&[address], None, &SocketOptions::default(), soon).await;
+        let outcome = dial(
+            &Network::System,
+            &[address],
+            None,
+            &SocketOptions::default(),
+            soon,
+        )
+        .await;
         assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 

@@ -8,16 +8,27 @@ use std::ops::RangeInclusive;
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 
+#[cfg(any(test, feature = "sim"))]
+use super::network::InMemoryListener;
+use super::network::Network;
 use super::os::fork::{self, Registration};
 
 /// A port that is listened on. Connections wait in the kernel until an
 /// [`Acceptor`](super::Acceptor) takes them; dropping it gives the port back.
 pub struct Listener {
-    // Before the socket: fields are dropped in this order, and a socket leaves the registry before
-    // it is closed.
-    pub(super) registration: Registration,
-    pub(super) socket: TcpListener,
+    pub(super) port: Port,
     local_addr: SocketAddr,
+}
+
+pub(super) enum Port {
+    Tcp {
+        // Before the socket: fields are dropped in this order, and a socket leaves the registry
+        // before it is closed.
+        registration: Registration,
+        socket: TcpListener,
+    },
+    #[cfg(any(test, feature = "sim"))]
+    InMemory(Box<dyn InMemoryListener>),
 }
 
 impl Listener {
@@ -33,12 +44,13 @@ impl Listener {
 /// IPv4 at once, or for IPv4 alone where the system has no IPv6. No I/O beyond that, no runtime
 /// needed.
 pub fn listen_in_range(
+    network: &Network,
     bind: Option<IpAddr>,
     ports: RangeInclusive<u16>,
 ) -> Result<Listener, ListenError> {
     let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no port in this range");
     for port in ports.clone() {
-        match listen(bind, port) {
+        match listen(network, bind, port) {
             Ok(listener) => return Ok(listener),
             Err(error) => {
                 let next_may_be_free = matches!(
@@ -71,7 +83,18 @@ pub struct ListenError {
 /// Connections that the kernel holds while the acceptor is busy.
 const BACKLOG: i32 = 1024;
 
-fn listen(bind: Option<IpAddr>, port: u16) -> io::Result<Listener> {
+fn listen(network: &Network, bind: Option<IpAddr>, port: u16) -> io::Result<Listener> {
+    match network {
+        Network::System => listen_on_tcp(bind, port),
+        #[cfg(any(test, feature = "sim"))]
+        Network::InMemory(network) => network.listen(bind, port).map(|port| Listener {
+            local_addr: port.local_addr(),
+            port: Port::InMemory(port),
+        }),
+    }
+}
+
+fn listen_on_tcp(bind: Option<IpAddr>, port: u16) -> io::Result<Listener> {
     match bind {
         Some(ip) => listen_at((ip, port).into(), false),
         None => match listen_at((Ipv6Addr::UNSPECIFIED, port).into(), true) {
@@ -99,9 +122,11 @@ fn listen_at(address: SocketAddr, dual_stack: bool) -> io::Result<Listener> {
     socket.listen(BACKLOG)?;
     let socket = TcpListener::from(socket);
     Ok(Listener {
-        registration: fork::register(&socket),
         local_addr: socket.local_addr()?,
-        socket,
+        port: Port::Tcp {
+            registration: fork::register(&socket),
+            socket,
+        },
     })
 }
 
@@ -141,17 +166,18 @@ mod tests {
     #[test]
     fn a_taken_port_moves_on_to_the_next() {
         // The neighbour's port may be in use by others: then the one after it is found.
-        let first = listen_in_range(LOOPBACK, 0..=0).unwrap();
+        let first = listen_in_range(&Network::System, LOOPBACK, 0..=0).unwrap();
         let port = first.local_addr().port();
-        let second = listen_in_range(LOOPBACK, port..=port.saturating_add(50)).unwrap();
+        let second =
+            listen_in_range(&Network::System, LOOPBACK, port..=port.saturating_add(50)).unwrap();
         assert!(second.local_addr().port() > port);
     }
 
     #[test]
     fn a_range_without_a_free_port_is_named_in_the_error() {
-        let first = listen_in_range(None, 0..=0).unwrap();
+        let first = listen_in_range(&Network::System, None, 0..=0).unwrap();
         let port = first.local_addr().port();
-        let error = listen_in_range(None, port..=port).unwrap_err();
+        let error = listen_in_range(&Network::System, None, port..=port).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
         assert!(
             error
@@ -163,7 +189,7 @@ mod tests {
     #[test]
     #[allow(clippy::reversed_empty_ranges)]
     fn an_empty_range_is_an_error() {
-        let error = listen_in_range(LOOPBACK, 9..=8).unwrap_err();
+        let error = listen_in_range(&Network::System, LOOPBACK, 9..=8).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::InvalidInput);
     }
 
@@ -171,13 +197,13 @@ mod tests {
     fn an_address_of_another_machine_is_not_tried_on_every_port() {
         // From the block that is reserved for documentation.
         let elsewhere = Some(IpAddr::from([198, 51, 100, 1]));
-        let error = listen_in_range(elsewhere, 1024..=65535).unwrap_err();
+        let error = listen_in_range(&Network::System, elsewhere, 1024..=65535).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrNotAvailable);
     }
 
     #[test]
     fn the_default_is_reached_over_ipv4_and_where_available_over_ipv6() {
-        let listener = listen_in_range(None, 0..=0).unwrap();
+        let listener = listen_in_range(&Network::System, None, 0..=0).unwrap();
         let port = listener.local_addr().port();
         TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
@@ -187,12 +213,13 @@ mod tests {
 
     #[test]
     fn a_dropped_listener_gives_its_port_back_at_once() {
-        let listener = listen_in_range(LOOPBACK, 0..=0).unwrap();
+        let listener = listen_in_range(&Network::System, LOOPBACK, 0..=0).unwrap();
         let address = listener.local_addr();
         let client = TcpStream::connect(address).unwrap();
         drop(listener);
         drop(client);
-        let again = listen_in_range(LOOPBACK, address.port()..=address.port()).unwrap();
+        let again =
+            listen_in_range(&Network::System, LOOPBACK, address.port()..=address.port()).unwrap();
         assert_eq!(again.local_addr(), address);
     }
 }

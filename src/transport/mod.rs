@@ -21,6 +21,7 @@ mod close_log;
 mod dial;
 mod greet;
 mod listen;
+mod network;
 mod options;
 mod os;
 mod probe;
@@ -30,6 +31,11 @@ pub use accept::{Acceptor, AcceptorOptions, Incoming};
 pub use dial::{dial, resolve};
 pub use greet::{GreetError, greet, refuse, welcome};
 pub use listen::{ListenError, Listener, listen_in_range};
+pub use network::Network;
+#[cfg(any(test, feature = "sim"))]
+pub use network::{Connecting, InMemory, InMemoryListener};
 pub use options::SocketOptions;
 pub use probe::{Probe, probe, reachable_from};
+#[cfg(any(test, feature = "sim"))]
+pub use stream::Ends;
 pub use stream::{ReadHalf, Stream, WriteHalf};

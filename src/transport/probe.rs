@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::dial::connect;
+use super::network::Network;
 use super::options::SocketOptions;
 use super::stream::canonical;
 
@@ -24,9 +25,9 @@ pub enum Probe {
 
 /// Finds out, within `timeout`, whether anybody listens at `address`. Says nothing to them; they
 /// see a connection that is closed at once.
-pub async fn probe(address: SocketAddr, timeout: Duration) -> Probe {
+pub async fn probe(network: &Network, address: SocketAddr, timeout: Duration) -> Probe {
     let deadline = Instant::now() + timeout;
-    match connect(address, None, &SocketOptions::default(), deadline).await {
+    match connect(network, address, None, &SocketOptions::default(), deadline).await {
         Ok(_) => Probe::Answered,
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Probe::Refused,
         Err(error) => {
@@ -66,9 +67,15 @@ mod tests {
     async fn a_listener_answers_and_a_vacant_port_refuses() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(probe(address, PATIENCE).await, Probe::Answered);
+        assert_eq!(
+            probe(&Network::System, address, PATIENCE).await,
+            Probe::Answered
+        );
         drop(listener);
-        assert_eq!(probe(address, PATIENCE).await, Probe::Refused);
+        assert_eq!(
+            probe(&Network::System, address, PATIENCE).await,
+            Probe::Refused
+        );
     }
 
     #[tokio::test]
@@ -76,7 +83,7 @@ mod tests {
     async fn no_answer_is_not_taken_for_a_refusal() {
         let (address, _socket, _crowd) = crowded().await;
         let soon = Duration::from_millis(20);
-        assert_eq!(probe(address, soon).await, Probe::Silent);
+        assert_eq!(probe(&Network::System, address, soon).await, Probe::Silent);
     }
 
     #[test]

@@ -19,20 +19,44 @@ pub struct Stream {
     write: WriteHalf,
 }
 
+/// The addresses of a connection in memory.
+#[cfg(any(test, feature = "sim"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// This side's.
+    pub local: SocketAddr,
+    /// The other side's.
+    pub peer: SocketAddr,
+}
+
 impl Stream {
     /// Takes over an open connection.
     pub fn new(tcp: TcpStream) -> Self {
         let registration = Arc::new(fork::register(&tcp));
         let (read, write) = tcp.into_split();
         Self {
-            read: ReadHalf {
+            read: ReadHalf(Reader::Tcp {
                 _registration: registration.clone(),
                 io: read,
-            },
-            write: WriteHalf {
+            }),
+            write: WriteHalf(Writer::Tcp {
                 _registration: registration,
                 io: write,
-            },
+            }),
+        }
+    }
+
+    /// A connection without a socket. Dropping `write` is to tell the other side that no more
+    /// comes.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn in_memory(
+        read: impl AsyncRead + Send + Sync + Unpin + 'static,
+        write: impl AsyncWrite + Send + Sync + Unpin + 'static,
+        ends: Ends,
+    ) -> Self {
+        Self {
+            read: ReadHalf(Reader::InMemory(Box::new(read), ends)),
+            write: WriteHalf(Writer::InMemory(Box::new(write), ends)),
         }
     }
 
@@ -53,22 +77,36 @@ impl Stream {
 }
 
 /// The half of a [`Stream`] that is read.
-pub struct ReadHalf {
-    // Before the socket: fields are dropped in this order, and a socket leaves the registry before
-    // it is closed. Both halves do so, hence the last one to close has none behind it.
-    _registration: Arc<Registration>,
-    io: OwnedReadHalf,
+pub struct ReadHalf(Reader);
+
+enum Reader {
+    Tcp {
+        // Before the socket: fields are dropped in this order, and a socket leaves the registry
+        // before it is closed. Both halves do so, hence the last one to close has none behind it.
+        _registration: Arc<Registration>,
+        io: OwnedReadHalf,
+    },
+    #[cfg(any(test, feature = "sim"))]
+    InMemory(Box<dyn AsyncRead + Send + Sync + Unpin>, Ends),
 }
 
 impl ReadHalf {
     /// As [`Stream::peer_addr`].
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.io.peer_addr().map(canonical)
+        match &self.0 {
+            Reader::Tcp { io, .. } => io.peer_addr().map(canonical),
+            #[cfg(any(test, feature = "sim"))]
+            Reader::InMemory(_, ends) => Ok(ends.peer),
+        }
     }
 
     /// As [`Stream::local_addr`].
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.io.local_addr().map(canonical)
+        match &self.0 {
+            Reader::Tcp { io, .. } => io.local_addr().map(canonical),
+            #[cfg(any(test, feature = "sim"))]
+            Reader::InMemory(_, ends) => Ok(ends.local),
+        }
     }
 }
 
@@ -77,21 +115,35 @@ impl ReadHalf {
 ///
 /// Never writes vectored: `writev` has no flag against SIGPIPE, and a process that was not started
 /// by Rust would die of a peer's closed socket. Plain writes go out with MSG_NOSIGNAL.
-pub struct WriteHalf {
-    // Before the socket, as in `ReadHalf`.
-    _registration: Arc<Registration>,
-    io: OwnedWriteHalf,
+pub struct WriteHalf(Writer);
+
+enum Writer {
+    Tcp {
+        // Before the socket, as in `Reader`.
+        _registration: Arc<Registration>,
+        io: OwnedWriteHalf,
+    },
+    #[cfg(any(test, feature = "sim"))]
+    InMemory(Box<dyn AsyncWrite + Send + Sync + Unpin>, Ends),
 }
 
 impl WriteHalf {
     /// As [`Stream::peer_addr`].
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.io.peer_addr().map(canonical)
+        match &self.0 {
+            Writer::Tcp { io, .. } => io.peer_addr().map(canonical),
+            #[cfg(any(test, feature = "sim"))]
+            Writer::InMemory(_, ends) => Ok(ends.peer),
+        }
     }
 
     /// As [`Stream::local_addr`].
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.io.local_addr().map(canonical)
+        match &self.0 {
+            Writer::Tcp { io, .. } => io.local_addr().map(canonical),
+            #[cfg(any(test, feature = "sim"))]
+            Writer::InMemory(_, ends) => Ok(ends.local),
+        }
     }
 }
 
@@ -110,7 +162,11 @@ impl AsyncRead for ReadHalf {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        match &mut self.0 {
+            Reader::Tcp { io, .. } => Pin::new(io).poll_read(cx, buf),
+            #[cfg(any(test, feature = "sim"))]
+            Reader::InMemory(io, _) => Pin::new(io).poll_read(cx, buf),
+        }
     }
 }
 
@@ -120,15 +176,27 @@ impl AsyncWrite for WriteHalf {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        match &mut self.0 {
+            Writer::Tcp { io, .. } => Pin::new(io).poll_write(cx, buf),
+            #[cfg(any(test, feature = "sim"))]
+            Writer::InMemory(io, _) => Pin::new(io).poll_write(cx, buf),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        match &mut self.0 {
+            Writer::Tcp { io, .. } => Pin::new(io).poll_flush(cx),
+            #[cfg(any(test, feature = "sim"))]
+            Writer::InMemory(io, _) => Pin::new(io).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        match &mut self.0 {
+            Writer::Tcp { io, .. } => Pin::new(io).poll_shutdown(cx),
+            #[cfg(any(test, feature = "sim"))]
+            Writer::InMemory(io, _) => Pin::new(io).poll_shutdown(cx),
+        }
     }
 }
 

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::transport::{greet, listen_in_range, welcome};
+use tokio::net::TcpStream;
+
+use crate::transport::{Network, greet, listen_in_range, welcome};
 use crate::wire::greeting::{self, Kind};
 
 const LOOPBACK: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -14,7 +16,11 @@ const LOOPBACK: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(options: AcceptorOptions) -> (Acceptor, mpsc::Receiver<Incoming>) {
-    Acceptor::spawn(listen_in_range(LOOPBACK, 0..=0).unwrap(), options).unwrap()
+    Acceptor::spawn(
+        listen_in_range(&Network::System, LOOPBACK, 0..=0).unwrap(),
+        options,
+    )
+    .unwrap()
 }
 
 fn patient() -> AcceptorOptions {
@@ -207,7 +213,12 @@ async fn a_stopped_acceptor_closes_who_waits_and_frees_its_port() {
     let mut client = client_of(&acceptor).await;
     acceptor.stop().await;
     assert_eq!(until_closed(&mut client).await, b"");
-    listen_in_range(Some(address.ip()), address.port()..=address.port()).unwrap();
+    listen_in_range(
+        &Network::System,
+        Some(address.ip()),
+        address.port()..=address.port(),
+    )
+    .unwrap();
 }
 
 #[tokio::test]

@@ -1,0 +1,16 @@
+//! A simulated world that the whole library runs in, as it is shipped.
+
+mod dice;
+pub mod history;
+mod network;
+mod plan;
+mod process;
+mod shrink;
+#[cfg(test)]
+mod tests;
+mod world;
+
+pub use dice::Dice;
+pub use network::{Machine, Network, Path, Strike};
+pub use plan::{Fault, FaultKind, Mode, Plan, Profile};
+pub use shrink::shrink;
