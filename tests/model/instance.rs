@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+#[cfg(feature = "sim")]
 use pccl::mutation::Mutation;
 use pccl::protocol::master::Master;
 use pccl::protocol::peer::{Command, Peer, PeerConfig};
@@ -34,6 +35,7 @@ pub(crate) struct Instance {
     /// Looks at every order, without the reductions of the module's text.
     pub(crate) in_full: bool,
     /// A rule that the machines break.
+    #[cfg(feature = "sim")]
     pub(crate) mutation: Option<Mutation>,
 }
 
@@ -48,6 +50,7 @@ impl Instance {
             faults: 0,
             kinds: &[],
             in_full: false,
+            #[cfg(feature = "sim")]
             mutation: None,
         }
     }

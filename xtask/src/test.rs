@@ -42,6 +42,12 @@ const PARTS: &[(&str, Work)] = &[
             "run --locked --quiet --example train_loop_with_churn -- --short",
         ))
     }),
+    ("model", || {
+        // Each check has two threads of its own.
+        succeeds(&mut cargo(
+            "test --locked --release --features sim --test model -- --test-threads=1 --nocapture",
+        ))
+    }),
     (TESTS, || succeeds(&mut cargo("test --locked --workspace"))),
 ];
 
