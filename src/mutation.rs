@@ -2,7 +2,7 @@
 //!
 //! Each place that keeps such a rule asks [`mutated`]. Without the feature `sim` the answer is a
 //! constant `false` and the question costs nothing; with it the switch belongs to one thread and
-//! to the work that [`with`] runs.
+//! to the work that `with` runs.
 
 /// A rule that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -87,8 +87,8 @@ pub(crate) const ALL: &[Kind] = &[
 /// connection as a silent one.
 pub(crate) const DISTINCT: &[Kind] = &[Kind::Kill, Kind::Silence, Kind::Report, Kind::CutLink];
 
-/// The three ways in which an operation is lost.
-pub(crate) const LOSSES: &[Kind] = &[Kind::Kill, Kind::Silence, Kind::Report];
+/// The two ways in which an operation ends at once.
+pub(crate) const ABRUPT: &[Kind] = &[Kind::Kill, Kind::Report];
 
 impl State {
     /// All that may happen next, without any reduction.
