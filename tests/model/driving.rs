@@ -55,11 +55,15 @@ impl State {
         if let ToMaster::LinkState { peer, up: false } = frame.message
             && let Some(other) = self.node_of(peer)
         {
-            if let Some(id) = self.nodes[node].id {
+            // Only neighbours of the active epoch are witnesses.
+            let mut members = self.master.rings().values().flatten();
+            let id = self.nodes[node].id.filter(|id| members.any(|m| m == id));
+            drop(members);
+            if let Some(id) = id {
                 self.world.change().unreachable.insert((id, peer));
             }
             // With its connection gone that makes two witnesses of its death.
-            if matches!(self.nodes[other].line, Line::Broken(_) | Line::None) {
+            if id.is_some() && matches!(self.nodes[other].line, Line::Broken(_) | Line::None) {
                 self.will_agree(other);
             }
         }

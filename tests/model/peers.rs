@@ -59,6 +59,7 @@ impl State {
                 let node = self.nodes[index].change();
                 node.up.clear();
                 node.down.clear();
+                node.tail = None;
                 // Where the master has not noticed, its end stays; see `greet`.
                 if !is_deaf {
                     node.line = Line::Broken(hello);

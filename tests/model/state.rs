@@ -212,7 +212,7 @@ pub(crate) struct Node {
     /// Said and not heard by the master yet.
     pub(crate) up: VecDeque<Frame<ToMaster>>,
     /// The tag of which it spoke last, if the master has not heard that and it said nothing else
-    /// since. Follows from what the session still has to say.
+    /// since.
     pub(crate) tail: Option<u64>,
     /// Said by the master and not heard here yet; always empty where messages from the master
     /// arrive at once.
@@ -231,7 +231,7 @@ pub(crate) struct Node {
     pub(crate) rounds: Vec<u8>,
     /// Failures that its caller was told, by tag.
     pub(crate) failures: Vec<u8>,
-    /// Operations of the present epoch whose end it has heard. Follows from the machine's counts.
+    /// Operations of the present epoch whose end it has heard.
     pub(crate) heard: BTreeSet<OperationId>,
     pub(crate) waits: BTreeSet<RequestId>,
     /// The operation whose memory was given back last, by tag: what the reply is about.
