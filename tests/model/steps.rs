@@ -86,8 +86,8 @@ impl State {
                 };
                 self.nodes[index].change().touched = true;
                 let id = self.nodes[index].id.unwrap_or_default();
-                let is_witness = |other: &PeerId| self.world.unreachable.contains(&(*other, id));
-                if self.master.rings().values().flatten().any(is_witness) {
+                let is_witness = |other: PeerId| self.world.unreachable.contains(&(other, id));
+                if self.master.peers().any(|name| is_witness(name.id)) {
                     self.will_agree(index);
                 }
                 let reason = "reset".to_owned();
