@@ -10,6 +10,8 @@ mod config;
 mod element;
 mod many;
 mod options;
+#[cfg(feature = "sim")]
+mod owned;
 mod raw;
 mod reduction;
 mod scope;
@@ -26,6 +28,8 @@ pub use config::{Config, DEFAULT_MASTER_PORT, DEFAULT_PEER_PORT};
 pub use element::Element;
 pub use many::Reduce;
 pub use options::{ReduceOptions, ReduceReport};
+#[cfg(feature = "sim")]
+pub(crate) use owned::{OwnedBuffers, OwnedTensor};
 pub use raw::RawReduction;
 pub use reduction::Reduction;
 pub use scope::{Scope, ScopedReduction};

@@ -45,9 +45,34 @@ struct OfPeer {
 
 #[derive(Default)]
 struct OfOperation {
-    /// Of the frames kept and of those being received.
+    /// Of the frames kept and of those being received, each counted once.
     bytes: usize,
-    frames: BTreeMap<(u16, u32), EarlyFrame>,
+    frames: BTreeMap<Place, EarlyFrame>,
+    /// Those being received. A frame comes over a second lane while the first, which its sender has
+    /// given up, is not known dead here: that breaks no rule, and costs no more than the lanes do.
+    on_the_way: BTreeMap<Place, OnTheWay>,
+}
+
+/// Step and segment.
+type Place = (u16, u32);
+
+struct OnTheWay {
+    len: u32,
+    lanes: usize,
+}
+
+impl OfOperation {
+    /// Notes that a frame comes over one lane less. False: over none it came.
+    fn leave(&mut self, place: Place) -> bool {
+        let Some(on_the_way) = self.on_the_way.get_mut(&place) else {
+            return false;
+        };
+        on_the_way.lanes -= 1;
+        if on_the_way.lanes == 0 {
+            self.on_the_way.remove(&place);
+        }
+        true
+    }
 }
 
 impl Early {
@@ -55,10 +80,20 @@ impl Early {
     pub(super) fn reserve(&mut self, peer: PeerId, header: &FrameHeader) -> Result<bool, String> {
         let of_peer = self.peers.entry(peer).or_default();
         let (id, len) = (header.operation, header.len as usize);
-        let known = of_peer.operations.get(&id);
-        if known.is_some_and(|known| known.frames.contains_key(&(header.step, header.segment))) {
-            return Ok(false);
+        let place = place(header);
+        if let Some(known) = of_peer.operations.get_mut(&id) {
+            if known.frames.contains_key(&place) {
+                return Ok(false);
+            }
+            if let Some(on_the_way) = known.on_the_way.get_mut(&place) {
+                if on_the_way.len != header.len {
+                    return Err(format!("a segment of {id} has two lengths"));
+                }
+                on_the_way.lanes += 1;
+                return Ok(true);
+            }
         }
+        let known = of_peer.operations.get(&id);
         if known.is_none() && of_peer.operations.len() >= EARLY_OPERATIONS_MAX {
             return Err(format!(
                 "early frames of more than {EARLY_OPERATIONS_MAX} operations"
@@ -75,39 +110,44 @@ impl Early {
         if of_peer.frames >= EARLY_FRAMES_MAX {
             return Err(format!("more than {EARLY_FRAMES_MAX} early frames"));
         }
-        of_peer.operations.entry(id).or_default().bytes += len;
+        let of_operation = of_peer.operations.entry(id).or_default();
+        let on_the_way = OnTheWay {
+            len: header.len,
+            lanes: 1,
+        };
+        of_operation.on_the_way.insert(place, on_the_way);
+        of_operation.bytes += len;
         of_peer.bytes += len;
         Ok(true)
     }
 
     /// Gives room back: the frame did not arrive, or belongs somewhere else by now.
     pub(super) fn unreserve(&mut self, peer: PeerId, header: &FrameHeader) {
+        let place = place(header);
         if let Some(of_peer) = self.peers.get_mut(&peer)
             && let Some(of_operation) = of_peer.operations.get_mut(&header.operation)
+            && of_operation.leave(place)
+            && !of_operation.on_the_way.contains_key(&place)
+            && !of_operation.frames.contains_key(&place)
         {
-            let len = of_operation.bytes.min(header.len as usize);
-            of_operation.bytes -= len;
-            of_peer.bytes -= len;
+            of_operation.bytes -= header.len as usize;
+            of_peer.bytes -= header.len as usize;
             if of_operation.bytes == 0 {
-                of_peer.frames -= of_operation.frames.len();
                 of_peer.operations.remove(&header.operation);
             }
         }
     }
 
-    /// Keeps a frame for which room was reserved. One that is here already makes room again.
+    /// Keeps a frame for which room was reserved, once.
     pub(super) fn keep(&mut self, peer: PeerId, frame: EarlyFrame) {
-        let header = frame.header;
+        let (header, place) = (frame.header, place(&frame.header));
         // Where there is none, the operation was dropped while the frame was on its way.
         if let Some(of_peer) = self.peers.get_mut(&peer)
             && let Some(of_operation) = of_peer.operations.get_mut(&header.operation)
+            && of_operation.leave(place)
+            && of_operation.frames.insert(place, frame).is_none()
         {
-            let place = (header.step, header.segment);
-            if of_operation.frames.insert(place, frame).is_some() {
-                self.unreserve(peer, &header);
-            } else {
-                of_peer.frames += 1;
-            }
+            of_peer.frames += 1;
         }
     }
 
@@ -170,6 +210,10 @@ impl Early {
     }
 }
 
+fn place(header: &FrameHeader) -> Place {
+    (header.step, header.segment)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,6 +271,29 @@ mod tests {
         early.keep(PEER, frame(header(1, 0, 100)));
         early.keep(PEER, frame(header(1, 0, 100)));
         assert_eq!(early.bytes(), 100);
+    }
+
+    #[test]
+    fn a_frame_that_comes_over_two_lanes_counts_once_until_both_are_done() {
+        let mut early = Early::default();
+        let whole = header(1, 0, EAGER_BYTES);
+        for is_kept in [false, true] {
+            for _ in 0..2 {
+                assert_eq!(early.reserve(PEER, &whole), Ok(true));
+            }
+            assert_eq!(early.bytes(), EAGER_BYTES);
+            assert!(early.reserve(PEER, &header(1, 0, 1)).is_err());
+            assert!(early.reserve(PEER, &header(1, 1, 1)).is_err());
+            if is_kept {
+                early.keep(PEER, frame(whole));
+            } else {
+                early.unreserve(PEER, &whole);
+            }
+            assert_eq!(early.bytes(), EAGER_BYTES);
+            early.unreserve(PEER, &whole);
+            assert_eq!(early.bytes(), if is_kept { EAGER_BYTES } else { 0 });
+        }
+        assert_eq!(early.reserve(PEER, &whole), Ok(false));
     }
 
     #[test]

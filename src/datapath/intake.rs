@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::early::EarlyFrame;
-use super::link::LaneKey;
+use super::lane::{LaneKey, Word};
 use super::operation::Operation;
 use super::outbox::Item;
 use super::reader::{Incoming, Receiving};
@@ -25,8 +25,12 @@ impl DataPlane {
         let Some(link) = links.get_mut(&key.peer) else {
             return Next::Gone;
         };
-        if link.lane(key).is_none() {
+        let Some(lane) = link.lane(key) else {
             return Next::Gone;
+        };
+        lane.work();
+        if let Some(word) = lane.word(false) {
+            return Next::Send(bare(word, lane.tell()));
         }
         // What the receiver must have by now is not sent again.
         let pulled = std::iter::from_fn(|| link.outbox.pull()).find_map(|pulled| {
@@ -46,35 +50,17 @@ impl DataPlane {
             return Next::Gone;
         };
         let Some((item, operation)) = pulled else {
-            if lane.owes_ack() {
-                return Next::Send(Outgoing::bare(FrameHeader::bare(
-                    FrameKind::Ack,
-                    lane.tell(),
-                )));
+            if let Some(word) = lane.word(true) {
+                return Next::Send(bare(word, lane.tell()));
             }
-            lane.is_idle = may_idle;
+            if may_idle {
+                lane.rest();
+            }
             return Next::Nothing;
         };
         let outgoing = Outgoing::new(&item, operation, lane.tell());
         lane.sent(item);
         Next::Send(outgoing)
-    }
-
-    /// An error if the other side of an idle lane seems to be gone.
-    pub(super) fn check_heard(&self, key: LaneKey) -> Result<(), String> {
-        let mut state = self.state.lock();
-        state
-            .lane(key)
-            .map_or(Ok(()), |lane| lane.check_heard(self.keep_alive()))
-    }
-
-    /// The frame of a lane that has nothing to say.
-    pub(super) fn keep_alive_frame(&self, key: LaneKey) -> Option<Outgoing> {
-        let acked = self.state.lock().lane(key)?.tell();
-        Some(Outgoing::bare(FrameHeader::bare(
-            FrameKind::KeepAlive,
-            acked,
-        )))
     }
 
     /// What to do with a frame whose header came. An error closes the lane.
@@ -86,19 +72,26 @@ impl DataPlane {
         let op = header.operation;
         let operation = {
             let state = &mut *self.state.lock();
-            let Some(lane) = state.lane(key) else {
+            let Some(link) = state.links.get_mut(&key.peer) else {
                 return Ok(Incoming::Nothing);
             };
-            lane.heard();
-            lane.acknowledge(header.acked)?;
+            let Some(lane) = link.lane(key) else {
+                return Ok(Incoming::Nothing);
+            };
+            let newly = lane.acknowledge(header.acked)?;
             match header.kind {
-                FrameKind::Ack | FrameKind::KeepAlive => return Ok(Incoming::Nothing),
+                FrameKind::Ack | FrameKind::KeepAlive => {
+                    lane.took_bare(header.kind == FrameKind::KeepAlive);
+                    link.delivered += newly;
+                    return Ok(Incoming::Nothing);
+                }
                 FrameKind::Grant => {
                     lane.took(0);
+                    link.delivered += newly;
                     state.granted(key.peer, op)?;
                     return Ok(Incoming::Nothing);
                 }
-                FrameKind::Data => {}
+                FrameKind::Data => link.delivered += newly,
             }
             match state.operations.get(&op) {
                 Some(operation) => operation.clone(),
@@ -209,23 +202,12 @@ impl DataPlane {
             self.arrived(operation, taken);
         }
     }
+}
 
-    pub(super) fn close_lane(&self, key: LaneKey, reason: String) {
-        let state = &mut *self.state.lock();
-        let Some(link) = state.links.get_mut(&key.peer).filter(|link| link.has(key)) else {
-            return;
-        };
-        link.remove_lane(key.index);
-        let LaneKey {
-            peer, index: lane, ..
-        } = key;
-        let lanes_left = link.lanes.len();
-        tracing::debug!(%peer, lane, lanes_left, reason, "lane closed");
-        self.tell(PlaneEvent::LaneClosed {
-            peer,
-            lane,
-            lanes_left,
-            reason,
-        });
-    }
+fn bare(word: Word, acked: u64) -> Outgoing {
+    let kind = match word {
+        Word::Ask => FrameKind::KeepAlive,
+        Word::Tell => FrameKind::Ack,
+    };
+    Outgoing::bare(FrameHeader::bare(kind, acked))
 }

@@ -17,11 +17,15 @@
 //! Data beyond [`EAGER_BYTES`] of an operation waits at the sender for the receiver's grant, which
 //! says that its caller has called.
 //!
+//! A lane on which the other side owes something and says nothing for the stall timeout is closed
+//! (`watch`); what it had not delivered goes to the others, or to the next one.
+//!
 //! Lanes are any byte streams. A lane belongs to a peer that has proved who it is; that is
 //! `transport`'s work.
 
 mod early;
 mod intake;
+mod lane;
 mod link;
 mod operation;
 mod outbox;
@@ -29,10 +33,13 @@ mod plane;
 mod reader;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod watch;
 mod writer;
 
 pub use plane::DataPlane;
+
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -43,6 +50,10 @@ use crate::types::{Descriptor, OperationId, PeerId, Rank};
 /// never waits for a grant; the receiver's memory is bounded by this for each operation and peer.
 pub const EAGER_BYTES: usize = 256 * 1024;
 
+/// How long a lane may wait in vain for a word from the other side, unless the plane is told
+/// otherwise.
+pub const STALL_TIMEOUT: Duration = Duration::from_millis(1500);
+
 /// What the data plane tells its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlaneEvent {
@@ -51,11 +62,6 @@ pub enum PlaneEvent {
     Finished {
         /// The operation.
         op: OperationId,
-    },
-    /// The first lane to a peer was added.
-    LinkUp {
-        /// The peer.
-        peer: PeerId,
     },
     /// A lane broke, or was closed for what it brought. Lanes that the driver itself removes or
     /// replaces are not reported.
@@ -66,9 +72,47 @@ pub enum PlaneEvent {
         lane: u16,
         /// Lanes that this link still has.
         lanes_left: usize,
-        /// Why, for people.
-        reason: String,
+        /// What ended it.
+        end: LaneEnd,
     },
+}
+
+/// What ended a lane.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LaneEnd {
+    /// The other side closed it, or its system did: its process may be dead.
+    #[error("closed by the other side")]
+    ClosedThere,
+    /// The other side owed something and nothing came: this side closed it.
+    #[error("nothing heard for {silent_ms} ms, {unfinished} frames unfinished")]
+    Stalled {
+        /// How long, in milliseconds.
+        silent_ms: u64,
+        /// Frames sent that were not acknowledged. None: an idle lane did not answer.
+        unfinished: usize,
+        /// Frames that the link has ever delivered, over any lane: two stalls with the same number
+        /// have nothing between them.
+        delivered: u64,
+    },
+    /// It brought what breaks the rules: this side closed it.
+    #[error("{0}")]
+    Rejected(String),
+    /// This side's system gave it up: nobody answered, or the network said so.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl LaneEnd {
+    /// Of an error that the stream gave.
+    fn of_io(error: &std::io::Error, pulse: &lane::Pulse) -> LaneEnd {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+
+        if matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe) {
+            return LaneEnd::ClosedThere;
+        }
+        pulse.give_up();
+        LaneEnd::Broken(error.to_string())
+    }
 }
 
 /// One operation, as this rank takes part in it.
@@ -123,17 +167,4 @@ pub struct Traffic {
     pub tx_bytes: u64,
     /// Taken.
     pub rx_bytes: u64,
-}
-
-/// A link at one moment: two of these, some time apart, say whether the other side takes nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LinkStatus {
-    /// Lanes that are open.
-    pub lanes: usize,
-    /// Lanes whose writer has a frame in hand.
-    pub busy_lanes: usize,
-    /// Whether something may be sent that no lane has taken yet.
-    pub has_sendable: bool,
-    /// Bytes that the lanes' streams have taken in all.
-    pub tx_bytes: u64,
 }

@@ -75,6 +75,7 @@ impl Outbox {
     }
 
     /// Whether something could be sent now.
+    #[cfg(test)]
     pub(super) fn has_sendable(&self) -> bool {
         !self.grants.is_empty() || !self.turns.is_empty()
     }

@@ -15,12 +15,15 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::early::EarlyFrame;
-use super::link::{Lane, LaneKey};
+use super::lane::{Lane, LaneKey};
 use super::operation::Operation;
 use super::reader::read_lane;
 use super::state::State;
+use super::watch::{LaneGuard, watch_lanes};
 use super::writer::write_lane;
-use super::{BeginError, Disposition, EAGER_BYTES, LinkStatus, OperationSpec, PlaneEvent, Traffic};
+use super::{
+    BeginError, Disposition, EAGER_BYTES, OperationSpec, PlaneEvent, STALL_TIMEOUT, Traffic,
+};
 use crate::schedule::RING_WORLD_SIZE_MAX;
 use crate::types::{Epoch, OperationId, PeerId, Tag};
 
@@ -34,13 +37,15 @@ pub struct DataPlane {
     runtime: Handle,
     events: UnboundedSender<PlaneEvent>,
     keep_alive: Duration,
+    /// In milliseconds.
+    stall_timeout: AtomicU64,
     generations: AtomicU64,
     pub(super) state: Mutex<State>,
 }
 
 impl DataPlane {
-    /// A plane without lanes, whose tasks run on `runtime` (with timers). An idle lane sends a
-    /// small frame every `keep_alive`; 30 s suits most middleboxes.
+    /// A plane without lanes, whose tasks run on `runtime` (with timers). A lane that has heard
+    /// nothing for `keep_alive` asks the other side for a word; 30 s suits most middleboxes.
     pub fn new(
         runtime: Handle,
         events: UnboundedSender<PlaneEvent>,
@@ -51,9 +56,18 @@ impl DataPlane {
             runtime,
             events,
             keep_alive,
+            stall_timeout: AtomicU64::new(STALL_TIMEOUT.as_millis() as u64),
             generations,
             state,
         })
+    }
+
+    /// How long a lane may wait for the other side in vain before it is closed; counted in
+    /// milliseconds, [`STALL_TIMEOUT`] until it is set. The same at all peers: whoever receives
+    /// gives a sign of life several times as often.
+    pub fn set_stall_timeout(&self, timeout: Duration) {
+        let timeout = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        self.stall_timeout.store(timeout.max(1), Ordering::Relaxed);
     }
 
     /// Makes an epoch the current one: what came early for lower ones is dropped, settled uses are
@@ -186,7 +200,8 @@ impl DataPlane {
         };
         let new = Lane::new(generation);
         let wake = new.wake.clone();
-        let tx_bytes = {
+        let pulse = new.pulse.clone();
+        let is_unwatched = {
             let state = &mut *self.state.lock();
             if state.is_shut_down {
                 return;
@@ -194,20 +209,21 @@ impl DataPlane {
             let link = state.links.entry(peer).or_default();
             link.remove_lane(lane);
             link.lanes.insert(lane, new);
-            if link.lanes.len() == 1 {
-                self.tell(PlaneEvent::LinkUp { peer });
-            }
-            link.tx_bytes.clone()
+            !std::mem::replace(&mut state.is_watched, true)
         };
         // Outside the lock: a runtime that is ending drops a new task at once, and its guard locks.
+        if is_unwatched {
+            self.runtime.spawn(watch_lanes(Arc::downgrade(self)));
+        }
         let read = {
+            let pulse = pulse.clone();
             let guard = LaneGuard {
                 plane: self.clone(),
                 key,
             };
             async move {
-                let ended = read_lane(&guard.plane, key, reader).await;
-                guard.close(ended);
+                let ended = read_lane(&guard.plane, key, reader, &pulse).await;
+                guard.close(ended, &pulse).await;
             }
         };
         let write = {
@@ -216,8 +232,8 @@ impl DataPlane {
                 key,
             };
             async move {
-                let ended = write_lane(&guard.plane, key, writer, &wake, &tx_bytes).await;
-                guard.close(ended);
+                let ended = write_lane(&guard.plane, key, writer, &wake, &pulse).await;
+                guard.close(ended, &pulse).await;
             }
         };
         let tasks = [self.runtime.spawn(read), self.runtime.spawn(write)];
@@ -252,21 +268,8 @@ impl DataPlane {
 
     /// Open lanes to a peer.
     pub fn lanes(&self, peer: PeerId) -> usize {
-        self.link_status(peer).lanes
-    }
-
-    /// The link to a peer as it stands; all zero where there is none.
-    pub fn link_status(&self, peer: PeerId) -> LinkStatus {
         let state = self.state.lock();
-        state
-            .links
-            .get(&peer)
-            .map_or_else(LinkStatus::default, |link| LinkStatus {
-                lanes: link.lanes.len(),
-                busy_lanes: link.lanes.values().filter(|lane| !lane.is_idle).count(),
-                has_sendable: link.outbox.has_sendable(),
-                tx_bytes: link.tx_bytes.load(Ordering::Relaxed),
-            })
+        state.links.get(&peer).map_or(0, |link| link.lanes.len())
     }
 
     /// Closes all lanes; their tasks end soon after. Operations under way still want their `end`.
@@ -283,6 +286,10 @@ impl DataPlane {
         self.keep_alive
     }
 
+    pub(super) fn stall_timeout(&self) -> Duration {
+        Duration::from_millis(self.stall_timeout.load(Ordering::Relaxed))
+    }
+
     pub(super) fn tell(&self, event: PlaneEvent) {
         // A driver that is gone wants to hear nothing.
         self.events.send(event).ok();
@@ -291,6 +298,20 @@ impl DataPlane {
     #[cfg(test)]
     pub(super) fn early_bytes(&self) -> usize {
         self.state.lock().early.bytes()
+    }
+
+    #[cfg(test)]
+    pub(super) fn rx_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let lanes = state.links.values().flat_map(|link| link.lanes.values());
+        lanes.map(|lane| lane.pulse.rx_bytes()).sum()
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_sendable(&self, peer: PeerId) -> bool {
+        let state = self.state.lock();
+        let link = state.links.get(&peer);
+        link.is_some_and(|link| link.outbox.has_sendable())
     }
 }
 
@@ -305,25 +326,4 @@ fn check(spec: &OperationSpec) -> Result<(), BeginError> {
         return Err(BeginError::Ring { rank, world_size });
     }
     Ok(())
-}
-
-/// Closes its lane when a task of it ends, however it ends.
-struct LaneGuard {
-    plane: Arc<DataPlane>,
-    key: LaneKey,
-}
-
-impl LaneGuard {
-    fn close(self, ended: Result<(), String>) {
-        if let Err(reason) = ended {
-            self.plane.close_lane(self.key, reason);
-        }
-    }
-}
-
-impl Drop for LaneGuard {
-    fn drop(&mut self) {
-        // Of a lane that was closed or removed this takes no notice.
-        self.plane.close_lane(self.key, "its task ended".to_owned());
-    }
 }

@@ -5,11 +5,12 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-use super::link::LaneKey;
+use super::LaneEnd;
+use super::lane::{LaneKey, Pulse};
 use super::operation::Operation;
 use super::plane::DataPlane;
 use crate::engine::Taken;
@@ -44,20 +45,24 @@ pub(super) async fn read_lane<R: AsyncRead + Unpin>(
     plane: &Arc<DataPlane>,
     key: LaneKey,
     reader: R,
-) -> Result<(), String> {
-    let mut stream = Stream::new(reader);
+    pulse: &Pulse,
+) -> Result<(), LaneEnd> {
+    let broken = |error: io::Error| LaneEnd::of_io(&error, pulse);
+    let mut stream = Stream::new(Counted { reader, pulse });
     loop {
-        let header = stream.header().await?;
+        let header = stream.array::<HEADER_BYTES>().await.map_err(broken)?;
+        let header = FrameHeader::decode(&header);
+        let header = header.map_err(|error| LaneEnd::Rejected(error.to_string()))?;
         let len = header.len as usize;
-        match plane.incoming(key, &header)? {
+        match plane.incoming(key, &header).map_err(LaneEnd::Rejected)? {
             Incoming::Nothing => continue,
             Incoming::Skip => {
                 stream.skip(len).await.map_err(broken)?;
-                stream.trailer().await?;
+                is_whole(stream.array().await.map_err(broken)?)?;
             }
             Incoming::Receive(mut receiving) => {
                 let is_open = stream.receive(&receiving).await.map_err(broken)?;
-                if stream.trailer().await? && is_open {
+                if is_whole(stream.array().await.map_err(broken)?)? && is_open {
                     receiving.complete();
                 } else if !is_open {
                     receiving.forget();
@@ -65,8 +70,10 @@ pub(super) async fn read_lane<R: AsyncRead + Unpin>(
             }
             Incoming::Park(operation) => {
                 let payload = stream.payload(len).await.map_err(broken)?;
-                if stream.trailer().await? {
-                    plane.deliver(&operation, key.peer, &header, payload)?;
+                if is_whole(stream.array().await.map_err(broken)?)? {
+                    plane
+                        .deliver(&operation, key.peer, &header, payload)
+                        .map_err(LaneEnd::Rejected)?;
                 }
             }
             Incoming::Keep => {
@@ -77,19 +84,42 @@ pub(super) async fn read_lane<R: AsyncRead + Unpin>(
                     is_held: true,
                 };
                 let payload = stream.payload(len).await.map_err(broken)?;
-                let whole = stream.trailer().await?;
+                let whole = is_whole(stream.array().await.map_err(broken)?)?;
                 reservation.is_held = false;
-                plane.early(key.peer, &header, whole.then_some(payload))?;
+                plane
+                    .early(key.peer, &header, whole.then_some(payload))
+                    .map_err(LaneEnd::Rejected)?;
             }
         }
         plane.took(key, header.len);
     }
 }
 
-fn broken(error: io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => "closed by the other side".to_owned(),
-        _ => error.to_string(),
+/// Whether the payload before this trailer was what its header promised.
+fn is_whole(trailer: [u8; TRAILER_BYTES]) -> Result<bool, LaneEnd> {
+    match trailer {
+        TRAILER_WHOLE => Ok(true),
+        TRAILER_SPOILED => Ok(false),
+        other => Err(LaneEnd::Rejected(format!("trailer {other:02x?}"))),
+    }
+}
+
+/// Tells the pulse of every byte that comes, so that a long frame on a slow lane is seen to move.
+struct Counted<'a, R> {
+    reader: R,
+    pulse: &'a Pulse,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Counted<'_, R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.reader).poll_read(context, buffer))?;
+        self.pulse.came(buffer.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -157,20 +187,6 @@ impl<R: AsyncRead + Unpin> Stream<R> {
             staging,
             start: 0,
             end: 0,
-        }
-    }
-
-    async fn header(&mut self) -> Result<FrameHeader, String> {
-        let bytes = self.array::<HEADER_BYTES>().await.map_err(broken)?;
-        FrameHeader::decode(&bytes).map_err(|error| error.to_string())
-    }
-
-    /// Whether the payload before it was what its header promised.
-    async fn trailer(&mut self) -> Result<bool, String> {
-        match self.array::<TRAILER_BYTES>().await.map_err(broken)? {
-            TRAILER_WHOLE => Ok(true),
-            TRAILER_SPOILED => Ok(false),
-            other => Err(format!("trailer {other:02x?}")),
         }
     }
 

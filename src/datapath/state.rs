@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::early::Early;
-use super::link::{Lane, LaneKey, Link};
+use super::lane::{Lane, LaneKey};
+use super::link::Link;
 use super::operation::Operation;
 use crate::types::{Epoch, OperationId, PeerId, Tag};
 
@@ -19,6 +20,8 @@ pub(super) struct State {
     pub(super) links: BTreeMap<PeerId, Link>,
     pub(super) early: Early,
     pub(super) is_shut_down: bool,
+    /// A task looks after the lanes.
+    pub(super) is_watched: bool,
 }
 
 impl State {

@@ -5,16 +5,15 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, ready};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
 
-use super::link::LaneKey;
+use super::LaneEnd;
+use super::lane::{LaneKey, Pulse};
 use super::operation::Operation;
 use super::outbox::Item;
 use super::plane::DataPlane;
@@ -85,54 +84,30 @@ pub(super) async fn write_lane<W: AsyncWrite + Unpin>(
     key: LaneKey,
     writer: W,
     wake: &Notify,
-    tx_bytes: &AtomicU64,
-) -> Result<(), String> {
+    pulse: &Pulse,
+) -> Result<(), LaneEnd> {
+    let broken = |error: io::Error| LaneEnd::of_io(&error, pulse);
     let mut stream = Stream {
         writer,
         staging: Vec::with_capacity(2 * STAGING_BYTES),
-        tx_bytes,
     };
-    let mut last_write = Instant::now();
-    let mut alarm = pin!(sleep_until(last_write + plane.keep_alive()));
     loop {
         // With bytes staged the writer is not idle: it may yet be held up writing them.
         match plane.next(key, stream.staging.is_empty()) {
             Next::Send(outgoing) => stream.send(outgoing).await.map_err(broken)?,
             Next::Gone => return Ok(()),
-            Next::Nothing if !stream.staging.is_empty() => {
-                stream.flush().await.map_err(broken)?;
-                last_write = Instant::now();
-            }
-            Next::Nothing => tokio::select! {
-                biased;
-                () = wake.notified() => {}
-                () = &mut alarm => {
-                    plane.check_heard(key)?;
-                    if last_write.elapsed() >= plane.keep_alive()
-                        && let Some(frame) = plane.keep_alive_frame(key)
-                    {
-                        stream.send(frame).await.map_err(broken)?;
-                        stream.flush().await.map_err(broken)?;
-                        last_write = Instant::now();
-                    }
-                    alarm.as_mut().reset(last_write + plane.keep_alive());
-                }
-            },
+            Next::Nothing if stream.staging.is_empty() => wake.notified().await,
+            Next::Nothing => stream.flush().await.map_err(broken)?,
         }
     }
 }
 
-fn broken(error: io::Error) -> String {
-    format!("cannot write: {error}")
-}
-
-struct Stream<'a, W> {
+struct Stream<W> {
     writer: W,
     staging: Vec<u8>,
-    tx_bytes: &'a AtomicU64,
 }
 
-impl<W: AsyncWrite + Unpin> Stream<'_, W> {
+impl<W: AsyncWrite + Unpin> Stream<W> {
     /// Stages a frame or writes it; the trailer of a large one is staged for the next header to
     /// join it.
     async fn send(&mut self, outgoing: Outgoing) -> io::Result<()> {
@@ -193,10 +168,7 @@ impl<W: AsyncWrite + Unpin> Stream<'_, W> {
             });
             match write.await? {
                 0 => return Err(io::Error::from(io::ErrorKind::WriteZero)),
-                count => {
-                    written += count;
-                    self.tx_bytes.fetch_add(count as u64, Ordering::Relaxed);
-                }
+                count => written += count,
             }
         }
         Ok(is_whole)
@@ -207,10 +179,7 @@ impl<W: AsyncWrite + Unpin> Stream<'_, W> {
         while written < self.staging.len() {
             match self.writer.write(&self.staging[written..]).await? {
                 0 => return Err(io::Error::from(io::ErrorKind::WriteZero)),
-                count => {
-                    written += count;
-                    self.tx_bytes.fetch_add(count as u64, Ordering::Relaxed);
-                }
+                count => written += count,
             }
         }
         self.staging.clear();

@@ -141,3 +141,6 @@ where
     header.check(&body).map_err(|error| error.to_string())?;
     Frame::<M>::decode(&body).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

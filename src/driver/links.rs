@@ -7,18 +7,18 @@
 //!     '── no lane for link_timeout ──► failed: the master is told
 //! ```
 //!
-//! One end is told to dial. The other waits, and dials as well when nothing has come for a third
-//! of the timeout, so that a firewall that lets only one direction through is no obstacle.
+//! What is decided for each of them is in `link`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use super::link::{Change, Link};
+use crate::datapath::LaneEnd;
 use crate::transport::{
     Network, SocketOptions, Stream, dial, greet, reachable_from, refuse, resolve, welcome,
 };
@@ -33,10 +33,6 @@ const HELD_FOR: Duration = Duration::from_secs(5);
 /// Most lanes that are kept so.
 const HELD_MAX: usize = 256;
 
-/// Pauses between attempts to dial a lane: the first and the longest.
-const RETRY_FIRST: Duration = Duration::from_millis(20);
-const RETRY_LONGEST: Duration = Duration::from_secs(1);
-
 /// What the tasks of links tell.
 #[derive(Debug)]
 pub(super) enum LinkEvent {
@@ -44,22 +40,17 @@ pub(super) enum LinkEvent {
     Open {
         peer: PeerId,
         lane: u16,
+        dialled_here: bool,
         stream: Stream,
     },
+    /// A lane that the other end dialled broke as it was welcomed.
+    NotArrived { peer: PeerId, lane: u16 },
     /// An attempt to dial a lane failed.
     NotDialled {
         peer: PeerId,
         lane: u16,
         reason: String,
     },
-}
-
-/// What the state machine is told.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum LinkChange {
-    Up(PeerId),
-    Down(PeerId),
-    Failed(PeerId, String),
 }
 
 /// Who this peer is to those it dials.
@@ -73,6 +64,7 @@ pub(super) struct Caller {
     pub(super) bind: Option<IpAddr>,
     pub(super) socket: SocketOptions,
     pub(super) link_timeout: Duration,
+    pub(super) lane_stall_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -82,17 +74,6 @@ pub(super) struct Links {
     links: BTreeMap<PeerId, Link>,
     held: Vec<Held>,
     events: mpsc::UnboundedSender<LinkEvent>,
-}
-
-#[derive(Debug)]
-struct Link {
-    spec: LinkSpec,
-    open: BTreeSet<u16>,
-    dialling: BTreeMap<u16, AbortHandle>,
-    attempts: BTreeMap<u16, u32>,
-    /// Without a lane since then.
-    down_since: Option<Instant>,
-    last_error: String,
 }
 
 #[derive(Debug)]
@@ -133,27 +114,15 @@ impl Links {
         for peer in &removed {
             self.links.remove(peer);
         }
+        let timeout = self.caller.as_ref().map(|caller| caller.link_timeout);
         for spec in wanted {
             let peer = spec.peer.id;
             if let Some(link) = self.links.get_mut(&peer) {
-                link.spec = spec;
-                continue;
+                link.respecify(spec);
+            } else if let Some(timeout) = timeout {
+                self.links.insert(peer, Link::new(spec, timeout));
             }
-            let dials = spec.dials;
-            self.links.insert(
-                peer,
-                Link {
-                    spec,
-                    open: BTreeSet::new(),
-                    dialling: BTreeMap::new(),
-                    attempts: BTreeMap::new(),
-                    down_since: Some(Instant::now()),
-                    last_error: "the other end did not dial".to_owned(),
-                },
-            );
-            if dials {
-                self.dial_missing(peer);
-            }
+            self.dial_due(peer);
         }
         for held in std::mem::take(&mut self.held) {
             self.offer(held.hello, held.stream, held.until);
@@ -174,27 +143,30 @@ impl Links {
             let reason = format!("peer {} of run {} was meant", hello.to, hello.run);
             return turn_away(stream, reason);
         }
-        match self.links.get(&hello.from) {
+        match self.links.get_mut(&hello.from) {
             Some(link) if link.spec.secret != hello.secret => {
                 turn_away(stream, format!("peer {} has another secret", hello.from));
             }
-            Some(link) if hello.lane >= link.spec.lanes => {
-                turn_away(
-                    stream,
-                    format!("lane {} of {}", hello.lane, link.spec.lanes),
-                );
-            }
-            // Also in place of a lane that is open here: the other end has lost it.
-            Some(_) => {
-                let (peer, lane) = (hello.from, hello.lane);
-                let events = self.events.clone();
-                tokio::spawn(async move {
-                    let mut stream = stream;
-                    if welcome(&mut stream, &[]).await.is_ok() {
-                        let _ = events.send(LinkEvent::Open { peer, lane, stream });
-                    }
-                });
-            }
+            Some(link) => match link.welcomes(hello.lane) {
+                Ok(()) => {
+                    let (peer, lane) = (hello.from, hello.lane);
+                    let events = self.events.clone();
+                    tokio::spawn(async move {
+                        let mut stream = stream;
+                        let event = match welcome(&mut stream, &[]).await {
+                            Ok(()) => LinkEvent::Open {
+                                peer,
+                                lane,
+                                dialled_here: false,
+                                stream,
+                            },
+                            Err(_) => LinkEvent::NotArrived { peer, lane },
+                        };
+                        let _ = events.send(event);
+                    });
+                }
+                Err(reason) => turn_away(stream, reason),
+            },
             // An older epoch than ours, and no link in ours: it will learn.
             None if hello.epoch <= self.epoch => {
                 turn_away(
@@ -213,35 +185,36 @@ impl Links {
         }
     }
 
-    /// A lane is open: hands it over if it is still wanted.
-    pub(super) fn on_open(&mut self, peer: PeerId, lane: u16) -> (bool, Option<LinkChange>) {
+    /// A lane is open: says whether it is still wanted, and what follows.
+    pub(super) fn on_open(
+        &mut self,
+        peer: PeerId,
+        lane: u16,
+        dialled_here: bool,
+    ) -> (bool, Option<Change>) {
         let Some(link) = self.links.get_mut(&peer) else {
             return (false, None);
         };
-        if let Some(dialling) = link.dialling.remove(&lane) {
-            // Another one would only take the place of this.
-            dialling.abort();
-        }
-        link.attempts.remove(&lane);
-        link.open.insert(lane);
-        let change = link.down_since.take().map(|_| {
+        let (is_wanted, change) = link.on_open(lane, dialled_here);
+        if change.is_some() {
             debug!(peer = %link.spec.peer, "link up");
-            LinkChange::Up(peer)
-        });
-        (true, change)
+        }
+        (is_wanted, change)
+    }
+
+    pub(super) fn on_not_arrived(&mut self, peer: PeerId, lane: u16) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.on_not_arrived(lane);
+        }
     }
 
     pub(super) fn on_not_dialled(&mut self, peer: PeerId, lane: u16, reason: String) {
         let Some(link) = self.links.get_mut(&peer) else {
             return;
         };
-        link.dialling.remove(&lane);
-        *link.attempts.entry(lane).or_insert(0) += 1;
         debug!(peer = %link.spec.peer, lane, %reason, "lane not dialled");
-        link.last_error = reason;
-        if !link.open.contains(&lane) {
-            self.dial_missing(peer);
-        }
+        link.on_not_dialled(lane, reason);
+        self.dial_due(peer);
     }
 
     /// The data plane lost a lane.
@@ -249,39 +222,23 @@ impl Links {
         &mut self,
         peer: PeerId,
         lane: u16,
-        reason: &str,
-    ) -> Option<LinkChange> {
-        let link = self.links.get_mut(&peer)?;
-        if !link.open.remove(&lane) {
-            return None;
-        }
-        info!(peer = %link.spec.peer, lane, %reason, "lane closed");
-        *link.attempts.entry(lane).or_insert(0) += 1;
-        let is_down = link.open.is_empty() && link.down_since.is_none();
-        if is_down {
-            link.down_since = Some(Instant::now());
-            link.last_error = reason.to_owned();
-        }
-        if link.spec.dials {
-            self.dial_missing(peer);
-        }
-        is_down.then_some(LinkChange::Down(peer))
+        end: &LaneEnd,
+    ) -> Vec<(PeerId, Change)> {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return Vec::new();
+        };
+        info!(peer = %link.spec.peer, lane, reason = %end, "lane closed");
+        let changes = link.on_closed(lane, end);
+        self.dial_due(peer);
+        changes.into_iter().map(|change| (peer, change)).collect()
     }
 
-    fn dial_missing(&mut self, peer: PeerId) {
+    /// Dials the lanes of a link that are due.
+    fn dial_due(&mut self, peer: PeerId) {
         let (Some(caller), Some(link)) = (&self.caller, self.links.get_mut(&peer)) else {
             return;
         };
-        for lane in 0..link.spec.lanes {
-            if link.open.contains(&lane) || link.dialling.contains_key(&lane) {
-                continue;
-            }
-            let after = match link.attempts.get(&lane).copied().unwrap_or(0) {
-                0 => Duration::ZERO,
-                n => RETRY_FIRST
-                    .saturating_mul(1 << (n - 1).min(8))
-                    .min(RETRY_LONGEST),
-            };
+        for (lane, pause) in link.due() {
             let hello = LaneHello {
                 run: caller.run,
                 from: caller.peer,
@@ -293,69 +250,44 @@ impl Links {
             let (caller, address) = (caller.clone(), link.spec.peer.address.clone());
             let events = self.events.clone();
             let task = tokio::spawn(async move {
-                tokio::time::sleep(after).await;
+                tokio::time::sleep(pause).await;
                 let event = match dial_lane(&caller, &address, &hello).await {
-                    Ok(stream) => LinkEvent::Open { peer, lane, stream },
+                    Ok(stream) => LinkEvent::Open {
+                        peer,
+                        lane,
+                        dialled_here: true,
+                        stream,
+                    },
                     Err(reason) => LinkEvent::NotDialled { peer, lane, reason },
                 };
                 let _ = events.send(event);
             });
-            link.dialling.insert(lane, task.abort_handle());
+            link.dialling(lane, task.abort_handle());
         }
     }
 
     /// When [`tick`](Self::tick) is due.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let timeout = self.caller.as_ref()?.link_timeout;
-        let links = self.links.values().filter_map(|link| {
-            let since = link.down_since?;
-            let waits = !link.spec.dials && link.dialling.is_empty();
-            Some(since + if waits { timeout / 3 } else { timeout })
-        });
+        let links = self.links.values().filter_map(Link::next_timeout);
         links.chain(self.held.iter().map(|held| held.until)).min()
     }
 
     /// Dials where the other end does not, reports links that have no lane for too long, and turns
     /// away lanes that were held for too long.
-    pub(super) fn tick(&mut self) -> Vec<LinkChange> {
-        let now = Instant::now();
-        let Some(timeout) = self.caller.as_ref().map(|caller| caller.link_timeout) else {
-            return Vec::new();
-        };
-        let mut failed = Vec::new();
-        let mut passive = Vec::new();
-        for (peer, link) in &mut self.links {
-            let Some(since) = &mut link.down_since else {
-                continue;
-            };
-            if now >= *since + timeout {
-                // Still wanted, so still tried; and reported again if that does not help.
-                *since = now;
-                let reason = format!(
-                    "no lane within {} ms: {}",
-                    timeout.as_millis(),
-                    link.last_error
-                );
-                failed.push(LinkChange::Failed(*peer, reason));
-            } else if now >= *since + timeout / 3 && link.dialling.is_empty() {
-                passive.push(*peer);
-            }
-        }
-        for peer in passive {
-            self.dial_missing(peer);
+    pub(super) fn tick(&mut self) -> Vec<(PeerId, Change)> {
+        let failed = self
+            .links
+            .iter_mut()
+            .filter_map(|(peer, link)| Some((*peer, link.tick()?)))
+            .collect();
+        let peers: Vec<PeerId> = self.links.keys().copied().collect();
+        for peer in peers {
+            self.dial_due(peer);
         }
         for held in std::mem::take(&mut self.held) {
             self.offer(held.hello, held.stream, held.until);
         }
         failed
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        for task in self.dialling.values() {
-            task.abort();
-        }
     }
 }
 
@@ -397,3 +329,6 @@ pub(super) async fn dial_peer(caller: &Caller, address: &str) -> Result<Stream, 
     .await
     .map_err(|error| format!("{address}: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

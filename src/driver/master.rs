@@ -187,11 +187,22 @@ fn check(config: &MasterConfig) -> Result<(), MasterError> {
     if config.heartbeat_interval < Duration::from_millis(1) {
         return invalid("heartbeat_interval", "it is under a millisecond");
     }
-    if config.heartbeat_timeout < 2 * config.heartbeat_interval {
-        return invalid("heartbeat_timeout", "it is under two heartbeat intervals");
+    if config.silence_floor < config.heartbeat_interval.saturating_mul(3) {
+        return invalid("silence_floor", "it is under three heartbeat intervals");
     }
-    if config.wiring_timeout.is_zero() {
-        return invalid("wiring_timeout", "it is zero");
+    if config.silence_ceiling < config.silence_floor {
+        return invalid("silence_ceiling", "it is below `silence_floor`");
+    }
+    for (field, duration) in [
+        ("lane_stall_timeout", config.lane_stall_timeout),
+        ("link_timeout", config.link_timeout),
+    ] {
+        if duration < Duration::from_millis(1) {
+            return invalid(field, "it is under a millisecond");
+        }
+    }
+    if config.wiring_timeout < config.link_timeout {
+        return invalid("wiring_timeout", "it is below `link_timeout`");
     }
     Ok(())
 }

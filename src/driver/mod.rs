@@ -21,11 +21,14 @@ mod clock;
 mod control;
 mod handle;
 mod host;
+mod link;
 mod links;
 mod master;
 mod peer;
 mod reach;
 mod sync;
+#[cfg(test)]
+mod testing;
 
 pub(crate) use handle::{Driver, Payload, Respond, Response};
 #[cfg(feature = "sim")]

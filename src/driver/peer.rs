@@ -18,15 +18,16 @@ use super::handle::{Payload, Request, Respond, Response, Snapshot};
 use super::host::Host;
 #[cfg(feature = "sim")]
 use super::host::observer::Observed;
-use super::links::{Caller, LinkChange, LinkEvent, Links};
+use super::link::Change;
+use super::links::{Caller, LinkEvent, Links};
 use super::reach::{Unreached, reach};
 use super::sync::{Session, SyncEvent, SyncTraffic, turn_away};
 use crate::communicator::Config;
-use crate::datapath::{DataPlane, Disposition, OperationSpec, PlaneEvent, Traffic};
+use crate::datapath::{DataPlane, Disposition, OperationSpec, PlaneEvent, STALL_TIMEOUT, Traffic};
 use crate::engine::UserMemory;
 use crate::protocol::peer::{Input, Output, Peer, PeerConfig, Reply, RequestId};
 use crate::transport::{Incoming, Stream, refuse};
-use crate::types::{Epoch, OperationId};
+use crate::types::{Epoch, OperationId, PeerId};
 use crate::wire::control::{Hello, Join, ToPeer, Welcome};
 use crate::wire::greeting::Kind;
 use crate::wire::hello::{LaneHello, TransferHello};
@@ -207,8 +208,8 @@ impl Loop {
                 Err(_) => break,
             }
         }
-        for change in self.links.tick() {
-            self.on_link_change(change);
+        for (peer, change) in self.links.tick() {
+            self.on_link_change(peer, change);
         }
         self.tell(Input::Tick);
     }
@@ -234,7 +235,11 @@ impl Loop {
             Payload::Tensors(tensors) => {
                 // A second sync is refused by the machine; the first keeps its session.
                 if self.session.is_none() {
-                    let session = Session::new(&tensors, self.sync_events.clone());
+                    let stall_timeout = self
+                        .caller
+                        .as_ref()
+                        .map_or(STALL_TIMEOUT, |caller| caller.lane_stall_timeout);
+                    let session = Session::new(&tensors, stall_timeout, self.sync_events.clone());
                     self.session = Some((request, session));
                 }
                 None
@@ -289,7 +294,10 @@ impl Loop {
     }
 
     fn introduce(&mut self, welcome: &Welcome, master: SocketAddr) {
-        if let Welcome::Registered { run, peer, .. } = welcome {
+        if let Welcome::Registered {
+            run, peer, timings, ..
+        } = welcome
+        {
             let caller = Caller {
                 network: self.host.network.clone(),
                 run: *run,
@@ -297,8 +305,10 @@ impl Loop {
                 master,
                 bind: self.config.bind,
                 socket: self.config.socket.clone(),
-                link_timeout: self.config.link_timeout,
+                link_timeout: self.config.link_timeout.unwrap_or(timings.link_timeout),
+                lane_stall_timeout: timings.lane_stall_timeout,
             };
+            self.plane.set_stall_timeout(timings.lane_stall_timeout);
             self.caller = Some(caller.clone());
             self.links.introduce(caller);
         }
@@ -307,14 +317,12 @@ impl Loop {
     fn on_plane_event(&mut self, event: PlaneEvent) {
         match event {
             PlaneEvent::Finished { op } => self.tell(Input::OperationFinished { op }),
-            // The links tell that themselves, as they hand lanes over.
-            PlaneEvent::LinkUp { .. } => {}
             PlaneEvent::LaneClosed { peer, lane, .. } if self.plane.has_lane(peer, lane) => {}
             PlaneEvent::LaneClosed {
-                peer, lane, reason, ..
+                peer, lane, end, ..
             } => {
-                if let Some(change) = self.links.on_lane_closed(peer, lane, &reason) {
-                    self.on_link_change(change);
+                for (peer, change) in self.links.on_lane_closed(peer, lane, &end) {
+                    self.on_link_change(peer, change);
                 }
             }
         }
@@ -322,27 +330,33 @@ impl Loop {
 
     fn on_link_event(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Open { peer, lane, stream } => {
-                let (wanted, change) = self.links.on_open(peer, lane);
-                if wanted {
+            LinkEvent::Open {
+                peer,
+                lane,
+                dialled_here,
+                stream,
+            } => {
+                let (is_wanted, change) = self.links.on_open(peer, lane, dialled_here);
+                if is_wanted {
                     let (reader, writer) = stream.into_split();
                     self.plane.add_lane(peer, lane, reader, writer);
                 }
                 if let Some(change) = change {
-                    self.on_link_change(change);
+                    self.on_link_change(peer, change);
                 }
             }
+            LinkEvent::NotArrived { peer, lane } => self.links.on_not_arrived(peer, lane),
             LinkEvent::NotDialled { peer, lane, reason } => {
                 self.links.on_not_dialled(peer, lane, reason);
             }
         }
     }
 
-    fn on_link_change(&mut self, change: LinkChange) {
+    fn on_link_change(&mut self, peer: PeerId, change: Change) {
         self.tell(match change {
-            LinkChange::Up(peer) => Input::LinkUp { peer },
-            LinkChange::Down(peer) => Input::LinkDown { peer },
-            LinkChange::Failed(peer, reason) => Input::LinkFailed { peer, reason },
+            Change::Up => Input::LinkUp { peer },
+            Change::Down(loss) => Input::LinkDown { peer, loss },
+            Change::Failed(reason) => Input::LinkFailed { peer, reason },
         });
     }
 
@@ -399,7 +413,11 @@ impl Loop {
             #[cfg(feature = "sim")]
             self.host.observe(Observed::PeerOutput(&output));
             match output {
-                Output::ReachMaster { hello, after } => self.reach_master(hello, after),
+                Output::ReachMaster {
+                    hello,
+                    after,
+                    within,
+                } => self.reach_master(hello, after, within),
                 Output::LeaveMaster => {
                     self.attempt += 1;
                     self.closing = self.control.take().and_then(ControlWriter::close);
@@ -508,7 +526,7 @@ impl Loop {
         }
     }
 
-    fn reach_master(&mut self, hello: Hello, after: Duration) {
+    fn reach_master(&mut self, hello: Hello, after: Duration, within: Duration) {
         self.attempt += 1;
         self.control = None;
         let (attempt, events) = (self.attempt, self.events.clone());
@@ -516,7 +534,7 @@ impl Loop {
         let network = self.host.network.clone();
         let task = tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            let reached = reach(&network, &master, bind, &hello).await;
+            let reached = reach(&network, &master, bind, &hello, within).await;
             let _ = events.send(Event::Reached(attempt, reached));
         });
         if let Some(older) = self.dialling.replace(task.abort_handle()) {

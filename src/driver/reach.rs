@@ -7,9 +7,6 @@ use crate::transport::{GreetError, Network, SocketOptions, Stream, dial, greet, 
 use crate::wire::control::{Hello, Message, Welcome};
 use crate::wire::greeting::Kind;
 
-/// How long each step may take: the name, the connection, the answer.
-const MASTER_DIAL_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// Why there is no connection.
 pub(super) enum Unreached {
     /// The master does not want it.
@@ -19,30 +16,25 @@ pub(super) enum Unreached {
 }
 
 /// Dials and greets the master; gives the connection, the answer, and the address that worked.
+/// Each step may take `within`: the name, the connection, the answer.
 pub(super) async fn reach(
     network: &Network,
     master: &str,
     bind: Option<IpAddr>,
     hello: &Hello,
+    within: Duration,
 ) -> Result<(Stream, Welcome, SocketAddr), Unreached> {
     let failed = |error: std::io::Error| Unreached::Failed(error.to_string());
-    let resolved = tokio::time::timeout(MASTER_DIAL_TIMEOUT, resolve(master)).await;
+    let resolved = tokio::time::timeout(within, resolve(master)).await;
     let addresses = resolved
         .map_err(|_| Unreached::Failed(format!("{master} was not resolved in time")))?
         .map_err(failed)?;
     let socket = SocketOptions::default();
-    let mut stream = dial(network, &addresses, bind, &socket, MASTER_DIAL_TIMEOUT)
+    let mut stream = dial(network, &addresses, bind, &socket, within)
         .await
         .map_err(failed)?;
     let address = stream.peer_addr().map_err(failed)?;
-    match greet(
-        &mut stream,
-        Kind::Control,
-        &hello.encode(),
-        MASTER_DIAL_TIMEOUT,
-    )
-    .await
-    {
+    match greet(&mut stream, Kind::Control, &hello.encode(), within).await {
         Ok(greeting) => {
             let welcome = Welcome::decode(&greeting.body)
                 .map_err(|error| Unreached::Failed(error.to_string()))?;

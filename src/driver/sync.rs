@@ -26,15 +26,13 @@ use crate::wire::control::SyncPlan;
 use crate::wire::greeting::Kind;
 use crate::wire::hello::TransferHello;
 
-/// How long a holder may take to answer a receiver's greeting.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Most receivers that may be ahead of the plan. Anybody can claim to be one, so where there are
 /// more, the oldest has waited in vain: the plan reaches all members at nearly the same time.
 const AHEAD_MAX: usize = 64;
 
-/// How long a transfer may stand still before another holder is asked.
-const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a transfer may stand still, not a byte moving, before another holder is asked: so many
+/// times as long as a lane. A lane that is given up is only made anew; a transfer starts again.
+const STALLS_OF_A_LANE: u32 = 2;
 
 /// Bytes moved between two looks at the memory's gate.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -72,6 +70,8 @@ struct Shared {
     rx_bytes: AtomicU64,
     /// Entries that bytes were written to.
     begun: Mutex<BTreeSet<usize>>,
+    /// How long a transfer may stand still.
+    patience: Duration,
 }
 
 /// What a session has done when it ends.
@@ -84,13 +84,19 @@ pub(crate) struct SyncTraffic {
 }
 
 impl Session {
-    pub(super) fn new(tensors: &Tensors, events: mpsc::UnboundedSender<SyncEvent>) -> Self {
+    /// `lane_stall_timeout`: a transfer may stand still for twice as long.
+    pub(super) fn new(
+        tensors: &Tensors,
+        lane_stall_timeout: Duration,
+        events: mpsc::UnboundedSender<SyncEvent>,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 tensors: tensors.iter().map(UserMemory::open).collect(),
                 tx_bytes: AtomicU64::new(0),
                 rx_bytes: AtomicU64::new(0),
                 begun: Mutex::default(),
+                patience: lane_stall_timeout.saturating_mul(STALLS_OF_A_LANE),
             }),
             plan: watch::Sender::new(None),
             ahead: VecDeque::new(),
@@ -231,7 +237,7 @@ async fn receive(caller: &Caller, plan: &SyncPlan, shared: &Shared) -> Result<()
         &mut stream,
         Kind::StateTransfer,
         &hello.encode(),
-        GREETING_TIMEOUT,
+        shared.patience,
     )
     .await
     .map_err(|error| error.to_string())?;
@@ -240,13 +246,13 @@ async fn receive(caller: &Caller, plan: &SyncPlan, shared: &Shared) -> Result<()
     loop {
         let n = match receiver.step() {
             ReceiverStep::WriteRequest(bytes) => {
-                let n = unstalled(writer.write(bytes)).await?;
+                let n = unstalled(shared.patience, writer.write(bytes)).await?;
                 receiver.wrote(n).map_err(|error| error.to_string())?;
                 n
             }
             ReceiverStep::ReadHeader { len } => {
                 let len = len.min(header.len());
-                let n = unstalled(reader.read(&mut header[..len])).await?;
+                let n = unstalled(shared.patience, reader.read(&mut header[..len])).await?;
                 receiver
                     .feed_header(&header[..n])
                     .map_err(|error| error.to_string())?;
@@ -264,7 +270,7 @@ async fn receive(caller: &Caller, plan: &SyncPlan, shared: &Shared) -> Result<()
                         .poll_read(context, &mut buffer)
                         .map_ok(|()| buffer.filled().len())
                 });
-                let n = unstalled(read).await?;
+                let n = unstalled(shared.patience, read).await?;
                 shared.rx_bytes.fetch_add(n as u64, Ordering::Relaxed);
                 receiver
                     .received(n as u64)
@@ -330,7 +336,7 @@ async fn serve(hello: TransferHello, mut stream: Stream, shared: &Shared) -> Res
         let n = match holder.step() {
             HolderStep::Read { len } => {
                 let len = len.min(request.len());
-                let n = unstalled(reader.read(&mut request[..len])).await?;
+                let n = unstalled(shared.patience, reader.read(&mut request[..len])).await?;
                 holder
                     .feed(&request[..n])
                     .map_err(|error| error.to_string())?;
@@ -343,7 +349,7 @@ async fn serve(hello: TransferHello, mut stream: Stream, shared: &Shared) -> Res
                 continue;
             }
             HolderStep::WriteHeader(bytes) => {
-                let n = unstalled(writer.write(bytes)).await?;
+                let n = unstalled(shared.patience, writer.write(bytes)).await?;
                 holder.wrote(n as u64).map_err(|error| error.to_string())?;
                 n
             }
@@ -355,7 +361,7 @@ async fn serve(hello: TransferHello, mut stream: Stream, shared: &Shared) -> Res
                     };
                     Pin::new(&mut writer).poll_write(context, access.output(start..start + len))
                 });
-                let n = unstalled(write).await?;
+                let n = unstalled(shared.patience, write).await?;
                 shared.tx_bytes.fetch_add(n as u64, Ordering::Relaxed);
                 holder.wrote(n as u64).map_err(|error| error.to_string())?;
                 n
@@ -369,20 +375,26 @@ async fn serve(hello: TransferHello, mut stream: Stream, shared: &Shared) -> Res
     }
     writer.flush().await.map_err(|error| error.to_string())?;
     // The receiver closes when it has all; closing first could cut off its last bytes.
-    let _ = unstalled(reader.read(&mut request)).await;
+    let _ = unstalled(shared.patience, reader.read(&mut request)).await;
     Ok(())
 }
 
-async fn unstalled<T>(io: impl Future<Output = std::io::Result<T>>) -> Result<T, String> {
-    match tokio::time::timeout(STALL_TIMEOUT, io).await {
+/// Each step of a transfer moves a byte at least, so this bounds a standstill, not a slow network.
+async fn unstalled<T>(
+    patience: Duration,
+    io: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(patience, io).await {
         Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err(format!(
-            "nothing moved for {} ms",
-            STALL_TIMEOUT.as_millis()
-        )),
+        Err(_) => Err(format!("nothing moved for {} ms", patience.as_millis())),
     }
 }
 
 fn revoked() -> std::io::Error {
     std::io::Error::other("the sync has ended here")
 }
+
+#[cfg(test)]
+mod standstill;
+#[cfg(test)]
+mod tests;

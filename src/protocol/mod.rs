@@ -8,6 +8,7 @@
 pub mod master;
 pub mod peer;
 pub mod session;
+pub mod silence;
 
 #[cfg(test)]
 mod tests;

@@ -95,6 +95,8 @@ pub enum Event {
     CutOff,
     /// All its paths work again.
     Healed,
+    /// This process breaks the rules from now on; whatever becomes of it is right.
+    Misbehaves,
     /// Connections between this process's machine and another's were harmed.
     Struck {
         /// The other.
@@ -165,6 +167,11 @@ pub enum Event {
         /// Whether the input is put back.
         roll_back: bool,
     },
+    /// A sync moves tensors here, or has nothing to move.
+    SyncBegan {
+        /// Its number; grows within a run.
+        round: u64,
+    },
     /// The machine of this life has left the run.
     MachineGone(Gone),
 
@@ -192,7 +199,7 @@ pub enum Call {
     Sync {
         /// The revision presented.
         revision: Revision,
-        /// All tensors before, one after the other.
+        /// The tensors that are to be equal, before, one after the other.
         content: Arc<[u8]>,
     },
     /// `all_reduce`, in any form
@@ -231,7 +238,7 @@ pub enum Returned {
     Sync {
         /// The revision that all have.
         result: Result<Revision, SyncError>,
-        /// All tensors after, one after the other.
+        /// The same tensors after.
         content: Arc<[u8]>,
     },
     /// From an all-reduce.

@@ -20,6 +20,16 @@ pub enum Mode {
     Misbehaving,
 }
 
+impl Mode {
+    /// What a seed plays where nobody says: three of four are honest.
+    pub fn of(seed: u64) -> Self {
+        match seed % 4 {
+            3 => Self::Misbehaving,
+            _ => Self::Honest,
+        }
+    }
+}
+
 /// How failures are detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {

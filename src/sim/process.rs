@@ -118,12 +118,6 @@ impl Process {
         }
     }
 
-    /// Tasks that have not ended.
-    pub(super) fn tasks(&self) -> usize {
-        let runtime = self.runtime.as_ref();
-        runtime.map_or(0, |runtime| runtime.metrics().num_alive_tasks())
-    }
-
     pub(super) fn is_alive(&self) -> bool {
         self.state != State::Dead
     }

@@ -19,8 +19,8 @@
 //! | --- | --- | --- |
 //! | 1 data | one segment follows: `len` bytes, then the trailer | all fields |
 //! | 2 grant | "my caller has called: send all of this operation" | epoch, tag, n |
-//! | 3 ack | carries `acked` alone | acked |
-//! | 4 keep-alive | keeps middleboxes from forgetting the lane | acked |
+//! | 3 ack | carries `acked` alone; says that bytes arrive | acked |
+//! | 4 keep-alive | "are you there?": answered at once, with any frame | acked |
 //!
 //! `acked` counts the data and grant frames taken from this lane in the other direction.
 //!
@@ -56,9 +56,9 @@ pub enum FrameKind {
     Data = 1,
     /// Leave to send beyond the eager amount.
     Grant = 2,
-    /// An acknowledgement by itself.
+    /// An acknowledgement by itself. Not answered.
     Ack = 3,
-    /// A sign of life.
+    /// Asks for a sign of life.
     KeepAlive = 4,
 }
 

@@ -2,10 +2,14 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
+
+use crate::net::Place;
+use crate::profile::Profile;
 
 /// This program once more, with other arguments. Killed when dropped.
 ///
@@ -17,18 +21,37 @@ pub(crate) struct Actor {
     input: ChildStdin,
     /// What wakes it while it is stopped.
     waker: Option<Child>,
+    /// Its network, where it has one of its own. Goes after the process.
+    place: Option<Place>,
 }
 
 impl Actor {
     /// Starts a peer; what it says on stderr goes to a file in `folder`.
-    pub(crate) fn start(label: &str, folder: &Path, arguments: &[String]) -> Result<Self, String> {
-        Self::spawn(label, folder, arguments, Stdio::null())
+    pub(crate) fn start(
+        label: &str,
+        folder: &Path,
+        arguments: &[String],
+        place: Option<Place>,
+    ) -> Result<Self, String> {
+        Self::spawn(label, folder, arguments, Stdio::null(), place)
     }
 
     /// Starts a master; returns where it listens, too.
-    pub(crate) fn start_master(folder: &Path) -> Result<(Self, String), String> {
-        let arguments = ["master".to_owned()];
-        let mut actor = Self::spawn("master", folder, &arguments, Stdio::piped())?;
+    pub(crate) fn start_master(
+        folder: &Path,
+        profile: Profile,
+        place: Option<Place>,
+    ) -> Result<(Self, String), String> {
+        let host = place.as_ref().map_or(Ipv4Addr::LOCALHOST, Place::address);
+        let arguments = [
+            "master",
+            "--listen",
+            &format!("{host}:0"),
+            "--profile",
+            profile.name(),
+        ]
+        .map(str::to_owned);
+        let mut actor = Self::spawn("master", folder, &arguments, Stdio::piped(), place)?;
         let mut address = String::new();
         if let Some(output) = actor.child.stdout.take() {
             let read = BufReader::new(output).read_line(&mut address);
@@ -45,10 +68,16 @@ impl Actor {
         folder: &Path,
         arguments: &[String],
         output: Stdio,
+        place: Option<Place>,
     ) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("cannot start {label}: {error}");
         let errors: PathBuf = folder.join(format!("{label}.log"));
-        let mut child = Command::new(std::env::current_exe().map_err(failed)?)
+        let program = std::env::current_exe().map_err(failed)?;
+        let mut command = match &place {
+            Some(place) => place.command(&program),
+            None => Command::new(program),
+        };
+        let mut child = command
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(output)
@@ -64,7 +93,12 @@ impl Actor {
             child,
             input,
             waker: None,
+            place,
         })
+    }
+
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -33,7 +33,7 @@ pub(crate) enum Event {
         id: u64,
         epoch: String,
         world: u32,
-        took_ms: u64,
+        took_us: u64,
     },
     /// `connect` failed for good.
     NotConnected {
@@ -52,7 +52,7 @@ pub(crate) enum Event {
     SyncFailed {
         class: String,
         error: String,
-        took_ms: u64,
+        took_us: u64,
     },
     Committed {
         #[serde(flatten)]
@@ -67,7 +67,7 @@ pub(crate) enum Event {
         digest: u64,
         /// What differs from the sum over the contributors.
         wrong: Option<String>,
-        took_ms: u64,
+        took_us: u64,
     },
     Failed {
         #[serde(flatten)]
@@ -79,14 +79,14 @@ pub(crate) enum Event {
         lost: Vec<Lost>,
         /// What differs from the input before the call.
         input_damage: Option<String>,
-        took_ms: u64,
+        took_us: u64,
     },
     /// A joint call failed.
     CallFailed {
         call: String,
         class: String,
         error: String,
-        took_ms: u64,
+        took_us: u64,
     },
     /// This membership is over and not by the owner's wish.
     Gone {
@@ -97,6 +97,20 @@ pub(crate) enum Event {
     Left {
         outcome: String,
     },
+    /// An all-reduce is called; written down where a fault is to hit one.
+    Reducing {
+        step: u64,
+        attempt: u32,
+    },
+    /// A call goes on, and on.
+    StillIn {
+        call: String,
+        took_us: u64,
+    },
+    /// There is a child now with copies of all descriptors.
+    Forked {
+        pid: u32,
+    },
     // By the orchestrator.
     Started {
         pid: u32,
@@ -106,6 +120,17 @@ pub(crate) enum Event {
         for_ms: u64,
     },
     Continued,
+    /// Its network is cut.
+    Cut {
+        way: String,
+        /// The other end, where only one pair is cut.
+        with: Option<String>,
+        for_ms: u64,
+    },
+    /// The cut of that way is over.
+    Mended {
+        way: String,
+    },
     AskedToLeave,
     Ended {
         status: String,

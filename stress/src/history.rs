@@ -2,16 +2,39 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::event::{Event, Line};
 use crate::log;
+use crate::profile::Profile;
 
-/// A peer that is stopped for less than this must not lose its place: the heartbeat timeout is
-/// 3 s, and a stop may begin a moment after a heartbeat was due.
-const HARMLESS_STOP_US: u64 = 2_500_000;
+/// Holds that are no further apart than this count as one: a peer that is held again before it
+/// was heard has been silent for all that time.
+const BREATH_US: u64 = 1_000_000;
 
-#[derive(Debug, Default)]
+/// What may be expected of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Whoever is held for less than this must not lose its place.
+    pub(crate) harmless_us: u64,
+    /// No call may take longer than this, and no longer may pass without a commit.
+    pub(crate) patience_us: u64,
+}
+
+impl Bounds {
+    /// What faults can hold up by default: several silent peers after each other, each until it is
+    /// evicted; and a wiring that fails.
+    pub(crate) fn of(profile: Profile) -> Self {
+        Self {
+            harmless_us: us(profile.harmless()),
+            patience_us: 20_000_000,
+        }
+    }
+}
+
+#[derive(Debug)]
 pub(crate) struct History {
+    pub(crate) bounds: Bounds,
     pub(crate) lines: Vec<Line>,
     /// By label.
     pub(crate) processes: BTreeMap<String, Process>,
@@ -25,14 +48,18 @@ pub(crate) struct History {
 pub(crate) struct Process {
     pub(crate) killed_us: Option<u64>,
     pub(crate) asked_to_leave_us: Option<u64>,
-    pub(crate) stops: Vec<Stop>,
+    /// Stops and cuts, in order of their beginning.
+    pub(crate) holds: Vec<Hold>,
     pub(crate) ended: Option<Line>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Stop {
+/// A time for which a process could not take part.
+#[derive(Clone, Debug)]
+pub(crate) struct Hold {
     pub(crate) from_us: u64,
     pub(crate) to_us: u64,
+    /// How its network was cut; None where it was stopped.
+    pub(crate) cut: Option<String>,
 }
 
 #[derive(Debug)]
@@ -42,13 +69,49 @@ pub(crate) struct Membership {
     pub(crate) to_us: Option<u64>,
 }
 
-impl History {
-    pub(crate) fn read(folder: &Path) -> Result<Self, String> {
-        Ok(Self::of(log::read_all(folder)?))
+impl Process {
+    fn hold(&mut self, from_us: u64, for_ms: u64, cut: Option<&String>) {
+        self.holds.push(Hold {
+            from_us,
+            to_us: from_us + for_ms * 1000,
+            cut: cut.cloned(),
+        });
     }
 
-    pub(crate) fn of(lines: Vec<Line>) -> Self {
-        let mut history = Self::default();
+    fn let_go(&mut self, at_us: u64, cut: Option<&String>) {
+        let mut held = self.holds.iter_mut().rev();
+        if let Some(hold) = held.find(|hold| hold.cut.as_ref() == cut) {
+            hold.to_us = at_us;
+        }
+    }
+
+    /// The longest time until `at_us` for which it was held almost without a break.
+    fn longest_hold_us(&self, at_us: u64) -> u64 {
+        let (mut longest, mut from_us, mut to_us) = (0, 0, 0);
+        for hold in self.holds.iter().filter(|hold| hold.from_us <= at_us) {
+            if hold.from_us > to_us + BREATH_US {
+                from_us = hold.from_us;
+            }
+            to_us = hold.to_us.max(to_us);
+            longest = longest.max(to_us - from_us);
+        }
+        longest
+    }
+}
+
+impl History {
+    pub(crate) fn read(folder: &Path, bounds: Bounds) -> Result<Self, String> {
+        Ok(Self::of(log::read_all(folder)?, bounds))
+    }
+
+    pub(crate) fn of(lines: Vec<Line>, bounds: Bounds) -> Self {
+        let mut history = Self {
+            bounds,
+            lines: Vec::new(),
+            processes: BTreeMap::new(),
+            memberships: BTreeMap::new(),
+            finishing_us: 0,
+        };
         let mut current: BTreeMap<String, u64> = BTreeMap::new();
         for line in &lines {
             let process = history.processes.entry(line.who.clone()).or_default();
@@ -67,15 +130,10 @@ impl History {
                     is_over = true;
                 }
                 Event::AskedToLeave => process.asked_to_leave_us = Some(line.at_us),
-                Event::Stopped { for_ms } => process.stops.push(Stop {
-                    from_us: line.at_us,
-                    to_us: line.at_us + for_ms * 1000,
-                }),
-                Event::Continued => {
-                    if let Some(stop) = process.stops.last_mut() {
-                        stop.to_us = line.at_us;
-                    }
-                }
+                Event::Stopped { for_ms } => process.hold(line.at_us, *for_ms, None),
+                Event::Cut { way, for_ms, .. } => process.hold(line.at_us, *for_ms, Some(way)),
+                Event::Continued => process.let_go(line.at_us, None),
+                Event::Mended { way } => process.let_go(line.at_us, Some(way)),
                 Event::Ended { .. } => {
                     process.ended = Some(line.clone());
                     is_over = true;
@@ -110,23 +168,91 @@ impl History {
         };
         before(process.killed_us)
             || before(process.asked_to_leave_us)
-            || process
-                .stops
-                .iter()
-                .any(|stop| stop.from_us <= at_us && stop.to_us - stop.from_us >= HARMLESS_STOP_US)
+            || process.longest_hold_us(at_us) >= self.bounds.harmless_us
     }
 
     /// How long a process was stopped between two moments.
     pub(crate) fn stopped_us(&self, label: &str, from_us: u64, to_us: u64) -> u64 {
-        let stops = self.processes.get(label).map(|process| &process.stops[..]);
-        stops
-            .unwrap_or_default()
-            .iter()
-            .map(|stop| {
-                stop.to_us
-                    .min(to_us)
-                    .saturating_sub(stop.from_us.max(from_us))
-            })
+        self.held(label)
+            .filter(|hold| hold.cut.is_none())
+            .map(|hold| hold.within_us(from_us, to_us))
             .sum()
+    }
+
+    /// Whether a process was stopped or cut off at some time between two moments.
+    pub(crate) fn was_held(&self, label: &str, from_us: u64, to_us: u64) -> bool {
+        let mut holds = self.held(label);
+        holds.any(|hold| hold.within_us(from_us, to_us) > 0)
+    }
+
+    /// For how much of the time between two moments somebody was stopped or cut off.
+    pub(crate) fn anybody_held_us(&self, from_us: u64, to_us: u64) -> u64 {
+        let holds = self.processes.values().flat_map(|process| &process.holds);
+        let mut times: Vec<_> = holds
+            .map(|hold| (hold.from_us.max(from_us), hold.to_us.min(to_us)))
+            .filter(|(from, to)| from < to)
+            .collect();
+        times.sort_unstable();
+        let (mut sum, mut end) = (0, from_us);
+        for (from, to) in times {
+            sum += to.saturating_sub(from.max(end));
+            end = end.max(to);
+        }
+        sum
+    }
+
+    fn held(&self, label: &str) -> impl Iterator<Item = &Hold> {
+        let process = self.processes.get(label);
+        process.into_iter().flat_map(|process| &process.holds)
+    }
+}
+
+impl Hold {
+    fn within_us(&self, from_us: u64, to_us: u64) -> u64 {
+        self.to_us
+            .min(to_us)
+            .saturating_sub(self.from_us.max(from_us))
+    }
+}
+
+fn us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn was_hurt(holds: &[(u64, u64)]) -> bool {
+        let mut lines = Vec::new();
+        for &(at_ms, for_ms) in holds {
+            lines.push(Line {
+                at_us: at_ms * 1000,
+                who: "p1".to_owned(),
+                event: Event::Stopped { for_ms },
+            });
+        }
+        History::of(lines, Bounds::of(Profile::Default)).was_hurt("p1", u64::MAX)
+    }
+
+    #[test]
+    fn holds_that_overlap_count_once() {
+        let lines =
+            [("p1", 1_000_000), ("p2", 1_500_000), ("p3", 9_000_000)].map(|(who, at_us)| {
+                let event = Event::Stopped { for_ms: 1000 };
+                let who = who.to_owned();
+                Line { at_us, who, event }
+            });
+        let history = History::of(lines.into(), Bounds::of(Profile::Default));
+        assert_eq!(history.anybody_held_us(0, 20_000_000), 2_500_000);
+        assert_eq!(history.anybody_held_us(1_200_000, 2_200_000), 1_000_000);
+    }
+
+    #[test]
+    fn only_a_long_hold_or_several_that_follow_each_other_excuse_an_eviction() {
+        assert!(!was_hurt(&[(5000, 1300)]));
+        assert!(was_hurt(&[(5000, 1500)]));
+        assert!(was_hurt(&[(5000, 1000), (6500, 1000)]));
+        assert!(!was_hurt(&[(5000, 1000), (8000, 1000)]));
     }
 }

@@ -1,8 +1,8 @@
-//! Churn with real processes: `stress churn` starts a master and peers, kills, stops and starts
-//! them as a seed says, and lets checkers read what everybody wrote down.
+//! Churn with real processes: `stress churn` starts a master and peers, kills, stops, cuts off
+//! and starts them as a seed says, and lets checkers read what everybody wrote down.
 //!
 //! ```text
-//!   orchestrator --starts, kills, stops--> master, peers      cast.rs, churn/
+//!   orchestrator --starts, kills, cuts---> master, peers      cast.rs, net/, churn/, scene/
 //!        |                                   |
 //!        | what it did                       | what they were told      event.rs, log.rs
 //!        '--------------> history <----------'                         history.rs
@@ -24,10 +24,14 @@ mod event;
 mod history;
 mod log;
 mod master;
+mod net;
+mod pages;
 mod peer;
+mod profile;
 mod random;
 mod report;
 mod scene;
+mod sim;
 mod size;
 mod stage;
 
@@ -44,22 +48,28 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Kill, stop, dismiss and start peers at random times for some minutes.
+    /// Kill, stop, cut off, dismiss and start peers at random times for some minutes.
     Churn(churn::Arguments),
     /// Play one fault again and again, and measure how long everybody takes to notice and go on.
     Scene(scene::Arguments),
+    /// Play worlds of the simulator from seeds.
+    Sim(sim::Arguments),
     #[command(hide = true)]
     Master(master::Arguments),
     #[command(hide = true)]
     Peer(peer::Arguments),
+    #[command(hide = true)]
+    Mapped(scene::MappedArguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Churn(arguments) => churn::run(&arguments),
         Command::Scene(arguments) => scene::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Master(arguments) => master::run(&arguments).map(|()| true),
         Command::Peer(arguments) => peer::run(&arguments).map(|()| true),
+        Command::Mapped(arguments) => scene::run_mapped(&arguments).map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

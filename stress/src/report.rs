@@ -12,6 +12,9 @@ use crate::history::History;
 /// Lines of evidence shown for each violation, and violations shown of each checker.
 const SHOWN_MAX: usize = 10;
 
+/// Whoever was held until so long before a kill has been heard again by then.
+const CALM_US: u64 = 1_000_000;
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Report<'a> {
     steps: usize,
@@ -20,12 +23,28 @@ pub(crate) struct Report<'a> {
     lineages: usize,
     kills: usize,
     stops: usize,
+    cuts: usize,
+    /// Processes that were started.
+    starts: usize,
+    /// How often a peer was accepted into the run.
     joins: usize,
     leaves: usize,
+    /// How often a member was lost or evicted, by the reason that was given.
+    evictions: BTreeMap<String, usize>,
+    /// Of peers that were never killed, nor stopped or cut off for longer than the bound. None may
+    /// be.
+    wrong_evictions: usize,
+    /// Processes that ended, or did not when asked to. None may be.
+    ended_unasked: usize,
     longest_gap_ms: u64,
+    /// For how much of it somebody was stopped or cut off.
+    longest_gap_held_ms: u64,
     /// From a kill to the next all-reduce that survivors committed without the dead.
     recovery_median_ms: u64,
     recovery_max_ms: u64,
+    /// The same of kills up to whose recovery nobody was stopped or cut off.
+    calm_recovery_median_ms: u64,
+    calm_recovery_max_ms: u64,
     /// Errors that calls ended with, by class.
     errors: BTreeMap<String, usize>,
     /// What evicted peers were told, and what others were told of lost ones.
@@ -42,6 +61,10 @@ impl<'a> Report<'a> {
             let events = history.lines.iter().map(|line| &line.event);
             events.filter(|event| is(event)).count()
         };
+        let of_checker = |name: &str| {
+            let by_name = violations.iter().filter(|found| found.checker == name);
+            by_name.count()
+        };
         let mut works = BTreeSet::new();
         let mut errors = BTreeMap::new();
         let mut reasons = BTreeMap::new();
@@ -50,19 +73,19 @@ impl<'a> Report<'a> {
             |map: &mut BTreeMap<String, usize>, key: String| *map.entry(key).or_insert(0) += 1;
         for line in &history.lines {
             match &line.event {
-                Event::Committed { work, took_ms, .. } => {
+                Event::Committed { work, took_us, .. } => {
                     works.insert(*work);
-                    longest_committed_ms = longest_committed_ms.max(*took_ms);
+                    longest_committed_ms = longest_committed_ms.max(*took_us / 1000);
                 }
                 Event::Failed {
                     class,
                     lost,
-                    took_ms,
+                    took_us,
                     error,
                     ..
                 } => {
                     add(&mut errors, format!("all_reduce: {class}"));
-                    longest_failed_ms = longest_failed_ms.max(*took_ms);
+                    longest_failed_ms = longest_failed_ms.max(*took_us / 1000);
                     for lost in lost {
                         add(&mut reasons, format!("lost: {}", numberless(&lost.reason)));
                     }
@@ -87,21 +110,36 @@ impl<'a> Report<'a> {
         }
         let steps: BTreeSet<_> = works.iter().map(|work| (work.lineage, work.step)).collect();
         let lineages: BTreeSet<u64> = works.iter().map(|work| work.lineage).collect();
-        let mut recoveries: Vec<u64> = recoveries_us(history).map(|us| us / 1000).collect();
-        recoveries.sort_unstable();
-        let gaps = crate::checkers::gaps(history)
-            .map(|(before, after)| after.map_or(history.finishing_us, |l| l.at_us) - before.at_us);
+        let (recovery_median_ms, recovery_max_ms) = middle_and_last_ms(recoveries(history));
+        let is_calm = |&(from, to): &(u64, u64)| {
+            history.anybody_held_us(from.saturating_sub(CALM_US), to) == 0
+        };
+        let (calm_recovery_median_ms, calm_recovery_max_ms) =
+            middle_and_last_ms(recoveries(history).filter(is_calm));
+        let gaps = crate::checkers::gaps(history).map(|(before, after)| {
+            let until_us = after.map_or(history.finishing_us, |line| line.at_us);
+            (before.at_us, until_us)
+        });
+        let (gap_from_us, gap_to_us) = gaps.max_by_key(|(from, to)| to - from).unwrap_or((0, 0));
         Self {
             steps: steps.len(),
             operations: works.len(),
             lineages: lineages.len(),
             kills: count(|event| matches!(event, Event::Killed)),
             stops: count(|event| matches!(event, Event::Stopped { .. })),
-            joins: count(|event| matches!(event, Event::Started { .. })),
+            cuts: count(|event| matches!(event, Event::Cut { .. })),
+            starts: count(|event| matches!(event, Event::Started { .. })),
+            joins: count(|event| matches!(event, Event::Connected { .. })),
             leaves: count(|event| matches!(event, Event::AskedToLeave)),
-            longest_gap_ms: gaps.max().unwrap_or(0) / 1000,
-            recovery_median_ms: recoveries.get(recoveries.len() / 2).copied().unwrap_or(0),
-            recovery_max_ms: recoveries.last().copied().unwrap_or(0),
+            evictions: evictions(history),
+            wrong_evictions: of_checker("right_evictions"),
+            ended_unasked: of_checker("nobody_ended_unasked"),
+            longest_gap_ms: (gap_to_us - gap_from_us) / 1000,
+            longest_gap_held_ms: history.anybody_held_us(gap_from_us, gap_to_us) / 1000,
+            recovery_median_ms,
+            recovery_max_ms,
+            calm_recovery_median_ms,
+            calm_recovery_max_ms,
             errors,
             reasons,
             longest_failed_ms,
@@ -115,8 +153,35 @@ impl<'a> Report<'a> {
     }
 }
 
-/// For each member that was killed: how long until others committed without it.
-fn recoveries_us(history: &History) -> impl Iterator<Item = u64> {
+/// Why members were lost: each counts once, with what was said first.
+fn evictions(history: &History) -> BTreeMap<String, usize> {
+    let mut reasons: BTreeMap<u64, String> = BTreeMap::new();
+    let mut said = |id: u64, reason: &str| {
+        reasons.entry(id).or_insert_with(|| numberless(reason));
+    };
+    for line in &history.lines {
+        match &line.event {
+            Event::Failed { lost, .. } => lost.iter().for_each(|lost| said(lost.id, &lost.reason)),
+            Event::Gone { id, error, .. } => said(*id, error),
+            _ => {}
+        }
+    }
+    let mut counts = BTreeMap::new();
+    for reason in reasons.into_values() {
+        *counts.entry(reason).or_insert(0) += 1;
+    }
+    counts
+}
+
+fn middle_and_last_ms(times: impl Iterator<Item = (u64, u64)>) -> (u64, u64) {
+    let mut lengths: Vec<u64> = times.map(|(from, to)| (to - from) / 1000).collect();
+    lengths.sort_unstable();
+    let middle = lengths.get(lengths.len() / 2).copied().unwrap_or(0);
+    (middle, lengths.last().copied().unwrap_or(0))
+}
+
+/// For each member that was killed: from when to when others committed nothing without it.
+fn recoveries(history: &History) -> impl Iterator<Item = (u64, u64)> {
     let killed = history.memberships.iter().filter_map(|(id, membership)| {
         let killed_us = history.processes.get(&membership.label)?.killed_us?;
         (membership.to_us == Some(killed_us)).then_some((*id, killed_us))
@@ -127,7 +192,7 @@ fn recoveries_us(history: &History) -> impl Iterator<Item = u64> {
                 && matches!(&line.event, Event::Committed { contributors, .. } if !contributors.contains(&id))
         };
         let next = history.lines.iter().find(goes_on)?;
-        Some(next.at_us - killed_us)
+        Some((killed_us, next.at_us))
     })
 }
 
@@ -151,6 +216,8 @@ impl fmt::Display for Report<'_> {
             operations,
             kills,
             stops,
+            cuts,
+            starts,
             joins,
             leaves,
             ..
@@ -162,34 +229,31 @@ impl fmt::Display for Report<'_> {
         )?;
         writeln!(
             f,
-            "{kills} kills, {stops} stops, {joins} starts, {leaves} asked to leave"
+            "{kills} kills, {stops} stops, {cuts} cuts, {starts} starts, {joins} joins, \
+             {leaves} asked to leave"
         )?;
-        writeln!(
-            f,
-            "longest gap without a commit      {:>7} ms",
-            self.longest_gap_ms
-        )?;
-        writeln!(
-            f,
-            "kill to next commit, median       {:>7} ms",
-            self.recovery_median_ms
-        )?;
-        writeln!(
-            f,
-            "kill to next commit, max          {:>7} ms",
-            self.recovery_max_ms
-        )?;
-        writeln!(
-            f,
-            "longest call that failed          {:>7} ms",
-            self.longest_failed_ms
-        )?;
-        writeln!(
-            f,
-            "longest call that committed       {:>7} ms",
-            self.longest_committed_ms
-        )?;
-        for (title, counts) in [("errors", &self.errors), ("reasons", &self.reasons)] {
+        for (what, value) in [
+            ("longest gap without a commit, ms", self.longest_gap_ms),
+            (
+                "  somebody was held in it for, ms",
+                self.longest_gap_held_ms,
+            ),
+            ("kill to next commit, median, ms", self.recovery_median_ms),
+            ("kill to next commit, max, ms", self.recovery_max_ms),
+            ("  nobody held, median, ms", self.calm_recovery_median_ms),
+            ("  nobody held, max, ms", self.calm_recovery_max_ms),
+            ("longest call that failed, ms", self.longest_failed_ms),
+            ("longest call that committed, ms", self.longest_committed_ms),
+            ("wrong evictions", self.wrong_evictions as u64),
+            ("ended unasked", self.ended_unasked as u64),
+        ] {
+            writeln!(f, "{what:<34}{value:>8}")?;
+        }
+        for (title, counts) in [
+            ("members lost", &self.evictions),
+            ("errors", &self.errors),
+            ("reasons", &self.reasons),
+        ] {
             writeln!(f, "{title}:")?;
             for (text, count) in counts {
                 writeln!(f, "  {count:>5}  {text}")?;

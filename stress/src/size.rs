@@ -26,6 +26,18 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "more bytes than there are".to_owned())
 }
 
+/// `bytes` with the largest binary unit that divides it.
+pub(crate) fn format(bytes: u64) -> String {
+    let unit = UNITS[..3]
+        .iter()
+        .rev()
+        .find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
+    match unit {
+        Some((suffix, unit)) => format!("{} {suffix}", bytes / unit),
+        None => format!("{bytes} B"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

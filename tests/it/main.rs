@@ -21,5 +21,6 @@ mod failures;
 mod hostile;
 mod leftovers;
 mod membership;
+mod processes;
 mod reduce;
 mod shared_state;

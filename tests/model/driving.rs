@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use pccl::Epoch;
 use pccl::protocol::master::{self, ConnectionId, MasterConfig, Solution};
 use pccl::protocol::peer::{self, RequestId};
 use pccl::topology;
-use pccl::wire::control::{Frame, Hello, ToMaster, ToPeer, Welcome};
+use pccl::wire::control::{Frame, Heartbeat, Hello, ToMaster, ToPeer, Welcome};
 
 use super::state::{Line, State};
 
@@ -26,10 +27,12 @@ pub(crate) const OTHER: RequestId = RequestId(102);
 pub(crate) fn master_config() -> MasterConfig {
     MasterConfig {
         heartbeat_interval: Duration::from_millis(500),
-        heartbeat_timeout: Duration::from_secs(1),
+        silence_floor: Duration::from_secs(1),
+        silence_ceiling: Duration::from_secs(1),
         resume_grace: Duration::from_secs(4),
         wiring_timeout: Duration::from_secs(100),
         peers_max: 16,
+        ..MasterConfig::default()
     }
 }
 
@@ -52,25 +55,14 @@ impl State {
         {
             self.world.change().acknowledged.insert(id);
         }
-        if let ToMaster::LinkState { peer, up: false } = frame.message
-            && let Some(other) = self.node_of(peer)
-        {
-            // Only neighbours of the active epoch are witnesses.
-            let mut members = self.master.rings().values().flatten();
-            let id = self.nodes[node].id.filter(|id| members.any(|m| m == id));
-            drop(members);
-            if let Some(id) = id {
-                self.world.change().unreachable.insert((id, peer));
-            }
-            // With its connection gone that makes two witnesses of its death.
-            if id.is_some() && matches!(self.nodes[other].line, Line::Broken(_) | Line::None) {
-                self.will_agree(other);
-            }
+        if let ToMaster::LinkFailed { .. } = frame.message {
+            let now = self.world.now;
+            self.world.change().complaint = Some(now);
         }
         self.tell_master(master::Input::Message { connection, frame });
-        // The next heartbeat says that it was heard.
+        // A heartbeat says that it was heard.
         if matches!(self.nodes[node].line, Line::Up(now) if now == connection) {
-            self.hear(node, heartbeat(sequence, ToPeer::Heartbeat));
+            self.hear(node, nothing_but(sequence, ToPeer::LeaveAcknowledged));
         }
     }
 
@@ -82,7 +74,7 @@ impl State {
         let sequence = frame.sequence;
         self.tell_peer(node, peer::Input::Message(frame));
         if sequence > 0 {
-            let frame = heartbeat(sequence, ToMaster::Heartbeat);
+            let frame = nothing_but(sequence, WORD);
             self.tell_master(master::Input::Message { connection, frame });
         }
     }
@@ -143,7 +135,7 @@ impl State {
 
     fn send_down(&mut self, connection: ConnectionId, frame: Frame<ToPeer>) {
         match &frame.message {
-            ToPeer::Heartbeat => return,
+            ToPeer::Heartbeat(_) => return,
             ToPeer::EpochProposed(proposal) => {
                 // What is said again after a resume may be old.
                 let newest = self.world.proposed.max(self.world.active);
@@ -197,8 +189,13 @@ impl State {
             ids[0]
         };
         self.nodes[node].change().line = Line::Up(connection);
-        if let Some(id) = self.nodes[node].id {
-            self.world.change().unreachable.retain(|pair| pair.1 != id);
+        // What was said of its links while it was away counted for nothing, and is said again.
+        let is_other = |pair: &(usize, usize)| pair.0 != node && pair.1 != node;
+        if self.world.complained.keys().any(|pair| !is_other(pair)) {
+            self.world
+                .change()
+                .complained
+                .retain(|pair, _| is_other(pair));
         }
         self.tell_master(master::Input::Greeted {
             connection,
@@ -221,6 +218,13 @@ impl State {
                     self.nodes[node].change().id = Some(*peer);
                 }
                 self.tell_peer(node, peer::Input::Welcomed(welcome));
+                // Its first heartbeat shows that it is alive.
+                let message = ToMaster::Heartbeat(Heartbeat {
+                    number: 1,
+                    ..Heartbeat::default()
+                });
+                let frame = nothing_but(0, message);
+                self.tell_master(master::Input::Message { connection, frame });
             }
             master::Output::Refuse { connection, reason } => {
                 if let Some(node) = self.at(connection) {
@@ -235,7 +239,7 @@ impl State {
     /// Lets so much time pass at the master that a peer of which nothing is heard is overdue.
     /// Everybody else is heard in time, `but` is not.
     pub(crate) fn pass_at_master(&mut self, duration: Duration, but: usize) {
-        let step = master_config().heartbeat_timeout / 2;
+        let step = master_config().heartbeat_interval;
         let end = self.world.now + duration;
         while self.world.now < end {
             let now = self.world.now + step;
@@ -246,7 +250,7 @@ impl State {
                     Line::None | Line::Broken(_) => None,
                 };
                 if let Some(connection) = heard.filter(|_| node != but) {
-                    let frame = heartbeat(0, ToMaster::Heartbeat);
+                    let frame = nothing_but(0, WORD);
                     self.tell_master(master::Input::Message { connection, frame });
                 }
             }
@@ -255,8 +259,14 @@ impl State {
     }
 }
 
-/// Acknowledges up to this number.
-fn heartbeat<M>(acknowledged: u64, message: M) -> Frame<M> {
+/// A word from a peer that says nothing. A heartbeat would teach the master's watch what gaps to
+/// expect, and no time passes between those of the model.
+const WORD: ToMaster = ToMaster::Wired {
+    epoch: Epoch { term: 0, count: 0 },
+};
+
+/// A frame that does nothing but acknowledge up to this number.
+pub(crate) fn nothing_but<M>(acknowledged: u64, message: M) -> Frame<M> {
     Frame {
         sequence: 0,
         acknowledged,

@@ -63,6 +63,7 @@ impl Instance {
             now,
             cut: BTreeSet::new(),
             complained: BTreeMap::new(),
+            complaint: None,
             uneven: false,
             rings: BTreeMap::new(),
             ends: BTreeMap::new(),
@@ -70,7 +71,6 @@ impl Instance {
             active: None,
             voters: BTreeSet::new(),
             agreed: BTreeSet::new(),
-            unreachable: BTreeSet::new(),
             proposed: None,
             acknowledged: BTreeSet::new(),
             broken: BTreeMap::new(),
@@ -231,6 +231,7 @@ fn is_calm(state: &State) -> bool {
             || matches!(node.update, Once::Wanted | Once::Calling)
     };
     state.world.faults_left == 0
+        && state.world.complaint.is_none()
         && !state.nodes.iter().any(|node| node.lives() && changes(node))
         && living.all(|(index, node)| match node.lives() {
             true => is_settled((index, node)),

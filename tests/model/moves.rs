@@ -27,6 +27,8 @@ pub(crate) enum Action {
     GiveUpOn(usize),
     /// A node has waited for the master for too long.
     GiveUpMaster(usize),
+    /// The second testimony about a link that cannot be made has had its time.
+    Judge,
     /// Something breaks; the budget counts these.
     Fault(Fault),
 }
@@ -119,6 +121,9 @@ impl State {
             if !matches!(node.line, Line::Up(_)) && self.is_in_run(index) {
                 actions.push(Action::GiveUpOn(index));
             }
+        }
+        if self.world.complaint.is_some() {
+            actions.push(Action::Judge);
         }
         if self.world.faults_left > 0 {
             self.faults(kinds, &mut actions);

@@ -74,7 +74,6 @@ impl State {
         world.acknowledged.clear();
         world.voters = voters;
         world.agreed.clear();
-        world.unreachable.clear();
         world.settled.clear();
     }
 

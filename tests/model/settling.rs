@@ -101,7 +101,7 @@ impl State {
                 self.world.proposed.is_none_or(|proposed| *epoch < proposed)
             }
             // Nobody has said that it was down: the model's processes die as a whole.
-            ToMaster::LinkState { up, .. } => *up && self.world.cut.is_empty(),
+            ToMaster::LinkState { up, .. } => *up,
             ToMaster::OperationBegun { op, .. }
             | ToMaster::OperationDone { op }
             | ToMaster::OperationFailed { op, .. }

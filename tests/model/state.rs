@@ -312,6 +312,8 @@ pub(crate) struct World {
     pub(crate) cut: BTreeSet<(usize, usize)>,
     /// The newest wiring in which each of them was reported.
     pub(crate) complained: BTreeMap<(usize, usize), Epoch>,
+    /// When the master heard last of a link that cannot be made, while it waits for more.
+    pub(crate) complaint: Option<Timestamp>,
     /// Callers cancelled: what they were told is not what others were told.
     pub(crate) uneven: bool,
 
@@ -325,8 +327,6 @@ pub(crate) struct World {
     pub(crate) voters: BTreeSet<PeerId>,
     /// Voters known dead.
     pub(crate) agreed: BTreeSet<PeerId>,
-    /// Who has told the master that its lanes to whom closed.
-    pub(crate) unreachable: BTreeSet<(PeerId, PeerId)>,
     pub(crate) proposed: Option<Epoch>,
     pub(crate) acknowledged: BTreeSet<PeerId>,
 

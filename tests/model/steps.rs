@@ -1,13 +1,11 @@
 //! What a step does to a state.
 
-use std::time::Duration;
-
-use pccl::PeerId;
 use pccl::Timestamp;
-use pccl::protocol::peer::Command;
+use pccl::protocol::peer::{Command, LinkLoss};
 use pccl::protocol::{master, peer};
+use pccl::wire::control::ToPeer;
 
-use super::driving::{CONNECT, DEADLINE, OTHER, UPDATE, master_config};
+use super::driving::{CONNECT, DEADLINE, OTHER, UPDATE, master_config, nothing_but};
 use super::moves::{Action, Fault};
 use super::state::{Line, Once, State};
 
@@ -45,19 +43,26 @@ impl State {
             Action::GiveUpOn(node) => {
                 let config = master_config();
                 let limit = match self.nodes[node].line {
-                    Line::Deaf(_) => config.heartbeat_timeout,
+                    Line::Deaf(_) => config.silence_ceiling,
                     _ => config.resume_grace,
                 };
                 self.pass_at_master(limit, node);
             }
             Action::GiveUpMaster(node) => {
-                let minute = Duration::from_secs(60);
-                let now = self.clock(node) + minute;
-                self.tell_peer_at(node, now, peer::Input::Tick);
+                // Tick by tick: time that it does not see pass is no absence of the master's.
+                let mut now = self.clock(node);
+                while !self.nodes[node].is_gone() {
+                    now = now + master_config().heartbeat_interval;
+                    self.tell_peer_at(node, now, peer::Input::Tick);
+                }
                 // That it is gone shows nowhere before the master gives up on it, too.
                 if self.is_in_run(node) {
                     self.pass_at_master(master_config().resume_grace, node);
                 }
+            }
+            Action::Judge => {
+                self.world.change().complaint = None;
+                self.pass_at_master(master_config().heartbeat_interval, usize::MAX);
             }
             Action::Fault(ref fault) => {
                 self.world.change().faults_left -= 1;
@@ -85,11 +90,6 @@ impl State {
                     return;
                 };
                 self.nodes[index].change().touched = true;
-                let id = self.nodes[index].id.unwrap_or_default();
-                let is_witness = |other: PeerId| self.world.unreachable.contains(&(other, id));
-                if self.master.peers().any(|name| is_witness(name.id)) {
-                    self.will_agree(index);
-                }
                 let reason = "reset".to_owned();
                 self.tell_master(master::Input::Closed {
                     connection,
@@ -109,6 +109,9 @@ impl State {
             Fault::Report(index, 0) => {
                 self.nodes[index].change().hours += 1;
                 let now = self.clock(index);
+                // The master was heard all the while.
+                let word = nothing_but(0, ToPeer::LeaveAcknowledged);
+                self.tell_peer_at(index, now, peer::Input::Message(word));
                 self.tell_peer_at(index, now, peer::Input::Tick);
             }
             Fault::Report(index, tag) => {
@@ -178,7 +181,8 @@ impl State {
             return;
         };
         if self.nodes[index].change().links_up.remove(&peer) {
-            self.tell_peer(index, peer::Input::LinkDown { peer });
+            let loss = LinkLoss::GivenUp;
+            self.tell_peer(index, peer::Input::LinkDown { peer, loss });
         }
     }
 

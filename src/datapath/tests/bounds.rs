@@ -13,7 +13,7 @@ async fn a_peer_that_begins_late_loses_nothing() {
         until(|| cluster.planes[1].early_bytes() >= expected_early * 3 / 4).await;
         settle().await;
         assert!(cluster.planes[1].early_bytes() <= EAGER_BYTES);
-        assert!(!cluster.planes[0].link_status(PeerId(1)).has_sendable);
+        assert!(!cluster.planes[0].has_sendable(PeerId(1)));
         cluster.begin(1, id, &call);
         cluster.finished().await;
         cluster.end(id, &call).await;
@@ -106,13 +106,63 @@ async fn a_frame_of_another_rank_or_another_descriptor_is_not_taken() {
     // Rank 0 takes step 0 from rank 2, and this lane is rank 1's.
     stream.write_all(&frame).await.unwrap();
     let reason = loop {
-        if let PlaneEvent::LaneClosed { reason, .. } = cluster.event(0).await {
-            break reason;
+        if let PlaneEvent::LaneClosed { end, .. } = cluster.event(0).await {
+            break end;
         }
+    };
+    let LaneEnd::Rejected(reason) = reason else {
+        panic!("{reason}")
     };
     assert!(reason.contains("no step 0 comes from rank 1"), "{reason}");
     cluster.planes[0]
         .end(operation(1, 0), Disposition::Keep)
         .await;
     assert_eq!(call.output(0), vec![0; 30], "nothing was written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_early_may_come_again_while_its_first_lane_is_stuck() {
+    for first_lane_goes_on in [false, true] {
+        let mut cluster = Cluster::unconnected(2);
+        let call = Call::new(2, sum(2 * EAGER_BYTES as u64, DataType::U8), true);
+        let (id, plane) = (operation(1, 0), cluster.planes[0].clone());
+        let frame = |step, segment, byte| {
+            let frame = segment_frame(&call, id, step, EAGER_BYTES / 4, byte);
+            let header = FrameHeader::decode(frame.first_chunk().unwrap()).unwrap();
+            let header = FrameHeader { segment, ..header };
+            [&header.encode()[..], &frame[60..]].concat()
+        };
+        let (mut stuck, mut other) = (cluster.raw_lane(0, 8), cluster.raw_lane(0, 9));
+        let eager = (0..4).flat_map(|segment| frame(0, segment, 1));
+        let eager: Vec<u8> = eager.collect();
+        let (come, to_come) = eager.split_at(eager.len() - 100);
+        stuck.write_all(come).await.unwrap();
+        settle().await;
+        assert_eq!(plane.early_bytes(), EAGER_BYTES);
+        // Its sender has given the first lane up, and sends again what was not acknowledged.
+        other.write_all(&eager).await.unwrap();
+        settle().await;
+        assert!(plane.has_lane(PeerId(1), 9), "it broke no rule");
+        assert_eq!(plane.early_bytes(), EAGER_BYTES);
+        if first_lane_goes_on {
+            stuck.write_all(to_come).await.unwrap();
+        } else {
+            drop(stuck);
+        }
+        settle().await;
+        assert_eq!(plane.early_bytes(), EAGER_BYTES);
+        cluster.begin(0, id, &call);
+        for segment in 0..4 {
+            other.write_all(&frame(1, segment, 2)).await.unwrap();
+        }
+        while cluster.event(0).await != (PlaneEvent::Finished { op: id }) {}
+        plane.end(id, Disposition::Keep).await;
+        assert_eq!(plane.early_bytes(), 0);
+        assert!(call.output(0)[..EAGER_BYTES].iter().all(|byte| *byte == 2));
+        let added = call.output(0)[EAGER_BYTES..]
+            .iter()
+            .zip(&call.inputs[0][EAGER_BYTES..])
+            .all(|(output, input)| *output == input.wrapping_add(1));
+        assert!(added);
+    }
 }

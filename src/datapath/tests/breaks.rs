@@ -161,17 +161,10 @@ async fn lanes_that_break_all_the_time_change_no_bit() {
                 match cluster.any_event().await {
                     (_, PlaneEvent::Finished { .. }) => finished += 1,
                     (rank, PlaneEvent::LaneClosed { peer, lane, .. }) => {
-                        // The link belongs to the rank before the other, around the ring.
-                        let next = (rank + 1) % world_size;
-                        let index = match peer.0 as usize {
-                            _ if world_size == 2 => 0,
-                            peer if peer == next => rank,
-                            peer => peer,
-                        };
+                        let index = cluster.link_of(rank, peer);
                         let fuses = [200 + random(2_000_000), 200 + random(2_000_000)];
                         cluster.connect_with(index, lane, fuses);
                     }
-                    (_, PlaneEvent::LinkUp { .. }) => {}
                 }
             }
             if n % 5 == 4 {

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
+use super::pipe::{Way, Wire, wire};
 use crate::datapath::{DataPlane, Disposition, OperationSpec, PlaneEvent, Traffic};
 use crate::engine::UserBuffers;
 use crate::engine::testing::Memory;
@@ -23,6 +24,9 @@ use crate::wire::lane::{FrameHeader, FrameKind, TRAILER_WHOLE};
 
 pub(super) const EPOCH: Epoch = Epoch { term: 1, count: 1 };
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// What tests write over memory that has come back.
+const SCRIBBLE: u8 = 0xEE;
 
 pub(super) fn operation(tag: u64, n: u32) -> OperationId {
     OperationId {
@@ -142,19 +146,39 @@ impl Call {
         );
     }
 
+    /// A rank's part. The same memory is lent whenever the rank starts again.
     pub(super) fn spec(&self, rank: usize) -> OperationSpec {
         let output = self
             .outputs
             .as_ref()
             .map_or(&self.memory[rank], |outputs| &outputs[rank]);
-        let buffers = self.memory[rank].lend_to(output, self.witness[rank].clone());
-        self.lent.lock().insert(rank, buffers.clone());
+        let lent = &mut *self.lent.lock();
+        let buffers = match lent.get(&rank) {
+            Some(buffers) => buffers.open_again(),
+            None => self.memory[rank].lend_to(output, self.witness[rank].clone()),
+        };
+        lent.insert(rank, buffers.clone());
         OperationSpec {
             descriptor: self.descriptor,
             rank: Rank(rank as u32),
             ring: (0..self.inputs.len() as u64).map(PeerId).collect(),
             buffers,
         }
+    }
+
+    /// What the caller may do with its memory once an operation has ended.
+    pub(super) fn scribble(&self, rank: usize) {
+        self.memory[rank].fill(SCRIBBLE);
+        self.outputs
+            .iter()
+            .for_each(|outputs| outputs[rank].fill(SCRIBBLE));
+    }
+
+    /// Whether nobody has touched the memory since.
+    pub(super) fn is_scribble(&self, rank: usize) -> bool {
+        let is_intact = |memory: &Memory| memory.bytes().iter().all(|byte| *byte == SCRIBBLE);
+        is_intact(&self.memory[rank])
+            && self.outputs.iter().all(|outputs| is_intact(&outputs[rank]))
     }
 
     pub(super) fn output(&self, rank: usize) -> Vec<u8> {
@@ -196,6 +220,8 @@ impl Call {
 pub(super) struct Cluster {
     pub(super) planes: Vec<Arc<DataPlane>>,
     pub(super) events: Vec<UnboundedReceiver<PlaneEvent>>,
+    /// How long a test waits for an event.
+    pub(super) patience: Duration,
     seen_closed: Vec<(PeerId, u16, usize)>,
 }
 
@@ -225,6 +251,7 @@ impl Cluster {
         Cluster {
             planes,
             events,
+            patience: Duration::from_secs(20),
             seen_closed: Vec::new(),
         }
     }
@@ -240,6 +267,33 @@ impl Cluster {
             let (reader, writer) = split(stream);
             let writer = Fuse { writer, left };
             self.planes[from].add_lane(PeerId(to as u64), lane, reader, writer);
+        }
+    }
+
+    /// Joins rank `index` to the next one by a wire.
+    pub(super) fn join(&self, index: usize, lane: u16, ways: [Way; 2]) -> Wire {
+        let next = (index + 1) % self.planes.len();
+        let (wire, [here, there]) = wire(ways);
+        for (from, to, (reader, writer)) in [(index, next, here), (next, index, there)] {
+            self.planes[from].add_lane(PeerId(to as u64), lane, reader, writer);
+        }
+        wire
+    }
+
+    /// How many links join the ranks in a ring.
+    pub(super) fn links(&self) -> usize {
+        match self.planes.len() {
+            2 => 1,
+            world_size => world_size,
+        }
+    }
+
+    /// Which link a rank has with a peer: each belongs to the rank before the other.
+    pub(super) fn link_of(&self, rank: usize, peer: PeerId) -> usize {
+        match (self.planes.len(), peer.0 as usize) {
+            (2, _) => 0,
+            (world_size, peer) if peer == (rank + 1) % world_size => rank,
+            (_, peer) => peer,
         }
     }
 
@@ -265,7 +319,7 @@ impl Cluster {
     ) -> Vec<Traffic> {
         let call = Call::new(self.planes.len(), descriptor, in_place);
         (0..self.planes.len()).for_each(|rank| self.begin(rank, id, &call));
-        self.finished().await;
+        self.all_finished(id).await;
         self.end(id, &call).await
     }
 
@@ -289,11 +343,20 @@ impl Cluster {
 
     /// Waits until one operation has finished at every rank.
     pub(super) async fn finished(&mut self) {
+        self.finished_where(|_| true).await;
+    }
+
+    /// Waits until this operation has finished at every rank.
+    pub(super) async fn all_finished(&mut self, id: OperationId) {
+        self.finished_where(|op| op == id).await;
+    }
+
+    async fn finished_where(&mut self, is_meant: impl Fn(OperationId) -> bool) {
         for rank in 0..self.planes.len() {
             loop {
                 match self.event(rank).await {
-                    PlaneEvent::Finished { .. } => break,
-                    PlaneEvent::LinkUp { .. } => {}
+                    PlaneEvent::Finished { op } if is_meant(op) => break,
+                    PlaneEvent::Finished { .. } => {}
                     PlaneEvent::LaneClosed {
                         peer,
                         lane,
@@ -307,6 +370,12 @@ impl Cluster {
         }
     }
 
+    /// Whether `rank` has told by now that it has finished this operation.
+    pub(super) fn has_finished(&mut self, rank: usize, id: OperationId) -> bool {
+        let finished = PlaneEvent::Finished { op: id };
+        std::iter::from_fn(|| self.events[rank].try_recv().ok()).any(|event| event == finished)
+    }
+
     pub(super) async fn lane_closed(&mut self, rank: usize) -> (u16, usize) {
         loop {
             if let PlaneEvent::LaneClosed {
@@ -318,9 +387,19 @@ impl Cluster {
         }
     }
 
+    /// The lane whose end `rank` has told of by now, and why it ended.
+    pub(super) fn told_closed(&mut self, rank: usize) -> Option<(u16, String)> {
+        let told = std::iter::from_fn(|| self.events[rank].try_recv().ok());
+        let mut closed = told.filter_map(|event| match event {
+            PlaneEvent::LaneClosed { lane, end, .. } => Some((lane, end.to_string())),
+            _ => None,
+        });
+        closed.next()
+    }
+
     /// A bound for the test alone: what hangs fails.
     pub(super) async fn event(&mut self, rank: usize) -> PlaneEvent {
-        let event = timeout(Duration::from_secs(20), self.events[rank].recv()).await;
+        let event = timeout(self.patience, self.events[rank].recv()).await;
         event.expect("an event").expect("a plane")
     }
 
@@ -333,9 +412,7 @@ impl Cluster {
             }
             Poll::Pending
         });
-        timeout(Duration::from_secs(20), any)
-            .await
-            .expect("an event")
+        timeout(self.patience, any).await.expect("an event")
     }
 
     pub(super) fn closed(&mut self) -> Vec<(PeerId, u16, usize)> {

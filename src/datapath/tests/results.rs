@@ -97,33 +97,6 @@ async fn in_place_a_roll_back_restores_the_input() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_idle_lane_carries_signs_of_life_and_expects_them() {
-    let mut cluster = Cluster::unconnected(2);
-    let mut stream = cluster.raw_lane(0, 5);
-    let mut header = async || {
-        let mut bytes = [0; 60];
-        stream.read_exact(&mut bytes).await.unwrap();
-        stream
-            .write_all(&FrameHeader::bare(FrameKind::KeepAlive, 0).encode())
-            .await
-            .unwrap();
-        FrameHeader::decode(&bytes).unwrap()
-    };
-    for _ in 0..10 {
-        assert_eq!(header().await.kind, FrameKind::KeepAlive);
-    }
-    cluster.expect_no_lane_closed();
-    // Answered no more, it gives up.
-    let closed = loop {
-        if let Ok(PlaneEvent::LaneClosed { reason, .. }) = cluster.events[0].try_recv() {
-            break reason;
-        }
-        tokio::time::advance(KEEP_ALIVE / 2).await;
-    };
-    assert!(closed.contains("silent"), "{closed}");
-}
-
 #[tokio::test]
 async fn nothing_is_left_after_shutdown() {
     let mut cluster = Cluster::new(3, 2);

@@ -165,6 +165,50 @@ impl<T: IntoBytes + FromBytes + Immutable + Send + 'static> OwnedVec<T> {
     }
 }
 
+type Pair<T> = (Vec<T>, Vec<T>);
+
+/// Two vectors, an input and an output, that belong to the data path until they are taken back.
+/// Dropping them leaves both alive for as long as the data path needs them.
+pub struct OwnedPair<T> {
+    vecs: Arc<Mutex<Option<Pair<T>>>>,
+    memory: Arc<UserMemory>,
+}
+
+impl<T: IntoBytes + FromBytes + Immutable + Send + 'static> OwnedPair<T> {
+    /// Gives two vectors of equal lengths away.
+    ///
+    /// # Panics
+    ///
+    /// If their lengths differ.
+    pub fn new(send: Vec<T>, mut recv: Vec<T>) -> Self {
+        assert_eq!(
+            send.len(),
+            recv.len(),
+            "input and output have equal lengths"
+        );
+        let input = send.as_slice().as_bytes().as_ptr();
+        let output = recv.as_mut_slice().as_mut_bytes();
+        let (start, len_bytes) = (output.as_mut_ptr(), output.len());
+        let vecs = Arc::new(Mutex::new(Some((send, recv))));
+        let owner: Box<dyn Any + Send> = Box::new(vecs.clone());
+        // SAFETY: the owner keeps the heap blocks of both, which lie apart, where they are; they
+        // are moved out only by `take_back`, after revoking.
+        let memory = unsafe { UserMemory::new(input, start, len_bytes, Some(owner)) };
+        Self { vecs, memory }
+    }
+
+    /// The memory, for the data path.
+    pub fn memory(&self) -> &Arc<UserMemory> {
+        &self.memory
+    }
+
+    /// Takes both back; no access to them begins any more.
+    pub fn take_back(self) -> (Vec<T>, Vec<T>) {
+        self.memory.take_back();
+        lock(&self.vecs).take().unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,5 +261,14 @@ mod tests {
         let buffers = owned.memory().open();
         drop(owned);
         assert_eq!(buffers.access().unwrap().input(0..8), [1; 8]);
+    }
+    #[test]
+    fn a_pair_given_away_comes_back_with_its_input_as_it_was() {
+        let owned = OwnedPair::new(vec![1u8; 4], vec![0u8; 4]);
+        let buffers = owned.memory().open();
+        buffers.access().unwrap().output_mut(0..2).fill(7);
+        assert_eq!(buffers.access().unwrap().input(0..4), [1; 4]);
+        assert_eq!(owned.take_back(), (vec![1; 4], vec![7, 7, 0, 0]));
+        assert!(buffers.access().is_none());
     }
 }

@@ -26,7 +26,7 @@
 
 mod loan;
 
-pub use loan::{Lendable, Loans, OwnedVec, lend, lend_all, with_loans};
+pub use loan::{Lendable, Loans, OwnedPair, OwnedVec, lend, lend_all, with_loans};
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -227,6 +227,12 @@ impl UserBuffers {
     #[cfg(test)]
     pub(crate) fn take_back(&self) {
         self.memory.take_back();
+    }
+
+    /// As [`UserMemory::open`], for an operation that starts again.
+    #[cfg(test)]
+    pub(crate) fn open_again(&self) -> UserBuffers {
+        self.memory.open()
     }
 
     /// Whether this opening was revoked, is idle and is the last.
@@ -452,8 +458,18 @@ pub(crate) mod testing {
             unsafe { (*self.0.0).to_vec() }
         }
 
+        pub(crate) fn fill(&self, byte: u8) {
+            // SAFETY: as in `bytes`.
+            unsafe { (*self.0.0).fill(byte) }
+        }
+
         pub(crate) fn lend_in_place(&self) -> UserBuffers {
             self.lend_to(self, Arc::new(()))
+        }
+
+        /// As a call that works on it in place lends it.
+        pub(crate) fn memory(&self) -> Arc<UserMemory> {
+            self.lend_in_place().memory
         }
 
         /// Input from `self`, output to `recv`; `witness` is dropped with the owner.

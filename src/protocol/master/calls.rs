@@ -98,10 +98,7 @@ impl Master {
                 .all(|(_, member)| member.is_calling(kind))
         };
         let result = if all_call(|call| *call == JointCall::ArePeersPending) {
-            let pending = self
-                .members
-                .values()
-                .any(|m| !m.accepted && m.connection.is_some());
+            let pending = self.members.values().any(|m| m.is_waiting(self.now));
             CallResult::Pending(pending)
         } else if all_call(|call| *call == JointCall::UpdateTopology) {
             // `newcomers_due` found nobody, or the epoch would be changing.

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::absence::Closed;
 use super::calls::Call;
 use super::{ConnectionId, Master, MasterConfig, Output};
 use crate::protocol::session::Session;
+use crate::protocol::silence::{Watch, Watcher, away, next_beat};
 use crate::types::{GroupId, PeerId, PeerName, Timestamp};
-use crate::wire::control::{Hello, Join, ToPeer, Welcome};
+use crate::wire::control::{Heartbeat, Hello, Join, ToPeer, Welcome};
 
 /// How many peers that are gone are remembered with their reason.
 const GONE_MAX: usize = 1000;
@@ -27,7 +29,9 @@ pub(super) struct Member {
     pub(super) synced: bool,
     pub(super) session: Session<ToPeer>,
     pub(super) connection: Option<ConnectionId>,
-    pub(super) last_heard: Timestamp,
+    pub(super) watch: Watch,
+    /// When it last said anything; unlike what `watch` counts from, never excused.
+    pub(super) last_word: Timestamp,
     /// Neighbours that saw all their lanes to it close.
     pub(super) unreachable_from: BTreeSet<PeerId>,
     pub(super) call: Option<Call>,
@@ -39,22 +43,41 @@ impl Member {
     /// When the master must look at this member again.
     pub(super) fn next_timeout(&self, config: &MasterConfig) -> Timestamp {
         match &self.closed {
-            Some(closed) => (closed.since + config.resume_grace).min(closed.next_probe),
-            None => self.last_heard + config.heartbeat_timeout,
+            Some(closed) => (closed.since + self.grace(config)).min(closed.next_probe),
+            None => self.watch.next_timeout(),
         }
     }
 
-    /// Away, or silent, for too long at `now`.
-    fn is_overdue(&self, config: &MasterConfig, now: Timestamp) -> bool {
+    /// Why it must go, if it has been away, or silent, for too long at `now`.
+    fn overdue(&self, config: &MasterConfig, now: Timestamp) -> Option<String> {
         match &self.closed {
-            Some(closed) => closed.since + config.resume_grace <= now,
-            None => self.last_heard + config.heartbeat_timeout <= now,
+            Some(Closed { since, reason, .. }) => {
+                let grace = self.grace(config);
+                (*since + grace <= now).then(|| {
+                    let grace_ms = grace.as_millis();
+                    format!(
+                        "its control connection closed ({reason}) and it did not resume within {grace_ms} ms"
+                    )
+                })
+            }
+            None => self.watch.verdict(now).map(|silence| silence.to_string()),
         }
+    }
+
+    /// How long it may take to resume: on a long path no less than the redial itself takes.
+    fn grace(&self, config: &MasterConfig) -> Duration {
+        config.resume_grace.max(self.watch.redial_time())
+    }
+
+    /// Registered, and as far as is known alive, which a hello alone does not show: may be let in.
+    pub(super) fn is_waiting(&self, now: Timestamp) -> bool {
+        let is_alive = self.watch.has_spoken() && !self.watch.is_suspicious(now);
+        !self.accepted && self.connection.is_some() && is_alive
     }
 }
 
 /// How a peer went; it decides whether its vote for the next epoch counts as given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Departure {
     /// It said goodbye.
     Left,
@@ -130,7 +153,13 @@ impl Master {
                 synced: false,
                 session: Session::new(),
                 connection: Some(connection),
-                last_heard: self.now,
+                last_word: self.now,
+                watch: Watch::new(
+                    Watcher::Master,
+                    self.config.timings(),
+                    self.now,
+                    self.next_heartbeat,
+                ),
                 unreachable_from: BTreeSet::new(),
                 call: None,
                 token,
@@ -144,8 +173,7 @@ impl Master {
                 run: self.run,
                 peer,
                 token,
-                heartbeat_interval: self.config.heartbeat_interval,
-                heartbeat_timeout: self.config.heartbeat_timeout,
+                timings: self.config.timings(),
             },
             accepted: false,
         });
@@ -159,7 +187,7 @@ impl Master {
         info!(name = %member.name, "resumed");
         let older = member.connection.replace(connection);
         member.closed = None;
-        member.last_heard = now;
+        member.watch.reconnected(now, self.next_heartbeat);
         member.unreachable_from.clear();
         let accepted = member.accepted;
         let welcome = Welcome::Resumed {
@@ -233,48 +261,63 @@ impl Master {
     }
 
     pub(super) fn on_tick(&mut self) {
-        let late = self.now.since(self.last_tick) > self.config.heartbeat_timeout / 2;
         self.last_tick = self.now;
-        if late {
-            // The master itself was away: silence in that time says nothing about the peers.
-            let now = self.now;
-            warn!("the master's own clock tick was late; all watches start anew");
-            for member in self.members.values_mut() {
-                member.last_heard = now;
-                if let Some(closed) = &mut member.closed {
-                    closed.since = now;
-                }
-            }
-        }
         self.give_up_on_wiring();
-        let overdue: Vec<PeerId> = self
+        let (config, now) = (&self.config, self.now);
+        let overdue: Vec<(PeerId, String)> = self
             .members
             .iter()
-            .filter(|(_, member)| member.is_overdue(&self.config, self.now))
-            .map(|(peer, _)| *peer)
+            .filter_map(|(peer, member)| Some((*peer, member.overdue(config, now)?)))
             .collect();
-        for peer in overdue {
-            let reason = match self.members.get(&peer).map(|member| &member.closed) {
-                Some(Some(Closed { reason, .. })) => format!(
-                    "its control connection closed ({reason}) and it did not resume within {} ms",
-                    self.config.resume_grace.as_millis()
-                ),
-                _ => format!(
-                    "it was silent for {} ms",
-                    self.config.heartbeat_timeout.as_millis()
-                ),
-            };
+        for (peer, reason) in overdue {
             self.evict(peer, reason);
         }
         self.probe_again();
         if self.next_heartbeat <= self.now {
-            self.next_heartbeat = self.now + self.config.heartbeat_interval;
-            for member in self.members.values() {
-                if let Some(connection) = member.connection {
-                    let frame = member.session.whisper(ToPeer::Heartbeat);
-                    self.outputs.push_back(Output::Send { connection, frame });
-                }
+            let interval = self.config.heartbeat_interval;
+            self.next_heartbeat = next_beat(self.next_heartbeat, self.now, interval);
+        }
+        for member in self.members.values_mut() {
+            if let Some(connection) = member.connection
+                && let Some(beat) = member.watch.beat(self.now)
+            {
+                let frame = member.session.whisper(ToPeer::Heartbeat(beat));
+                self.outputs.push_back(Output::Send { connection, frame });
             }
+        }
+    }
+
+    pub(super) fn on_heartbeat(&mut self, peer: PeerId, beat: &Heartbeat) {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        member.watch.hear_beat(self.now, beat);
+        if beat.answer
+            && let Some(connection) = member.connection
+            && let Some(answer) = member.watch.beat(self.now)
+        {
+            let frame = member.session.whisper(ToPeer::Heartbeat(answer));
+            self.outputs.push_back(Output::Send { connection, frame });
+        }
+    }
+
+    /// Where the master itself was away, stopped or without a core, that time counts against
+    /// nobody.
+    pub(super) fn excuse_absence(&mut self) {
+        let (now, interval) = (self.now, self.config.heartbeat_interval);
+        let Some(away) = away(self.last_tick, now, interval) else {
+            return;
+        };
+        self.last_tick = now;
+        debug!(away_ms = away.as_millis(), "the master itself was away");
+        for member in self.members.values_mut() {
+            member.watch.excuse(away, now);
+            if let Some(closed) = &mut member.closed {
+                closed.since = (closed.since + away).min(now);
+            }
+        }
+        if let Some(change) = &mut self.change {
+            change.postpone(away);
         }
     }
 }

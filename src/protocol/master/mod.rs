@@ -22,6 +22,7 @@
 
 mod absence;
 mod calls;
+mod config;
 mod epochs;
 mod members;
 mod operations;
@@ -30,12 +31,12 @@ mod testimony;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use crate::mutation::{Mutation, mutated};
 use crate::types::{Epoch, GroupId, PeerId, PeerName, RunId, Timestamp};
 use crate::wire::control::{Frame, Hello, ToMaster, ToPeer, Welcome};
 
+pub use config::MasterConfig;
 pub use epochs::{Solution, SolveRequest};
 
 use epochs::{ActiveEpoch, Change};
@@ -43,41 +44,6 @@ use members::Member;
 use operations::Operations;
 use syncs::SharedStateOfGroup;
 use testimony::Testimony;
-
-/// Settings of a master. All durations cost time to notice a failure when large, and wrong
-/// suspicion when small. Peers are told the first two when they register.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct MasterConfig {
-    /// How often master and peers speak at least. Default 500 ms; each beat is about 60 bytes
-    /// each way.
-    pub heartbeat_interval: Duration,
-    /// How long a peer may be silent before it is evicted; several times `heartbeat_interval`.
-    /// Default 3 s. A hanging peer holds everybody up for so long.
-    pub heartbeat_timeout: Duration,
-    /// How long a peer whose control connection broke may take to resume, unless a second witness
-    /// says that it is dead. Default 2 s. A peer whose host vanished holds everybody up for so long.
-    pub resume_grace: Duration,
-    /// How long the links of a new epoch may take to come up while newcomers are let in.
-    /// Default 10 s. One that does not come up holds `update_topology` up for so long; longer than
-    /// the peers' `link_timeout`, or a broken link is blamed on the newcomer.
-    pub wiring_timeout: Duration,
-    /// Most peers, registered and accepted. Default 256: each learns the whole ring, so
-    /// that memory at the master grows with the square of it. Each costs a connection and two small
-    /// tasks.
-    pub peers_max: usize,
-}
-
-impl Default for MasterConfig {
-    fn default() -> Self {
-        Self {
-            heartbeat_interval: Duration::from_millis(500),
-            heartbeat_timeout: Duration::from_secs(3),
-            resume_grace: Duration::from_secs(2),
-            wiring_timeout: Duration::from_secs(10),
-            peers_max: 256,
-        }
-    }
-}
 
 /// A connection, as the driver numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -235,6 +201,7 @@ impl Master {
     /// Takes in one thing that happened at `now`.
     pub fn handle(&mut self, now: Timestamp, input: Input) {
         self.now = self.now.max(now);
+        self.excuse_absence();
         match input {
             Input::Greeted {
                 connection,
@@ -242,10 +209,9 @@ impl Master {
                 from,
             } => self.on_hello(connection, hello, from),
             Input::Message { connection, frame } => {
-                let is_heartbeat = frame.message == ToMaster::Heartbeat && frame.sequence == 0;
+                let is_routine = self.is_routine(connection, &frame);
                 self.on_frame(connection, frame);
-                if is_heartbeat {
-                    // The most frequent message by far, and no decision hangs on it.
+                if is_routine {
                     return;
                 }
             }
@@ -313,6 +279,15 @@ impl Master {
         }
     }
 
+    /// A heartbeat on which no decision hangs, the most frequent message by far. The first one of a
+    /// connection may be what a newcomer is waited for with.
+    fn is_routine(&self, connection: ConnectionId, frame: &Frame<ToMaster>) -> bool {
+        let is_heartbeat = matches!(frame.message, ToMaster::Heartbeat(_)) && frame.sequence == 0;
+        let peer = self.connections.get(&connection);
+        let member = peer.and_then(|peer| self.members.get(peer));
+        is_heartbeat && member.is_none_or(|member| member.watch.has_spoken())
+    }
+
     fn on_frame(&mut self, connection: ConnectionId, frame: Frame<ToMaster>) {
         use crate::protocol::session::Arrival;
 
@@ -323,7 +298,8 @@ impl Master {
         let Some(member) = self.members.get_mut(&peer) else {
             return;
         };
-        member.last_heard = now;
+        member.watch.hear(now);
+        member.last_word = now;
         match member.session.hear(&frame) {
             Arrival::New => {}
             Arrival::Duplicate => return,
@@ -333,7 +309,7 @@ impl Master {
             }
         }
         match frame.message {
-            ToMaster::Heartbeat => {}
+            ToMaster::Heartbeat(beat) => self.on_heartbeat(peer, &beat),
             ToMaster::EpochAcknowledged { epoch } => self.on_acknowledged(peer, epoch),
             ToMaster::Wired { epoch } => self.on_wired(peer, epoch),
             ToMaster::LinkFailed {

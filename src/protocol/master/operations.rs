@@ -33,6 +33,13 @@ impl Operation {
     pub(super) fn is_done(&self, peer: PeerId) -> bool {
         self.done.contains(&peer)
     }
+
+    /// Whether nobody of this ring can be missing in the result of who is done. An empty buffer is
+    /// done with at once, whoever else has called.
+    pub(super) fn needs_all_of(&self, ring: &[PeerId]) -> bool {
+        self.begun.values().all(|descriptor| descriptor.count > 0)
+            || ring.iter().all(|peer| self.has_begun(*peer))
+    }
 }
 
 impl Operations {

@@ -1,10 +1,15 @@
 //! What peers say of the links between them, and what follows: a ring without the link, or a
 //! newcomer that is not let in. Never an eviction of an accepted peer by itself.
+//!
+//! Where no ring is left somebody has to go, and a stopped process must not cost its neighbour the
+//! place: what is said of a peer that the master does not hear either counts for nothing, and nobody
+//! accepted goes before both ends of every such link have been heard of since. Silence has a rule
+//! of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::Master;
 use super::epochs::neighbours;
@@ -13,7 +18,8 @@ use crate::types::{Epoch, PeerId, Timestamp};
 /// How long a link that could not be made is kept out of rings: outages heal.
 const BROKEN_FOR: Duration = Duration::from_secs(60);
 
-/// How long a complaint between two newcomers waits for a second one that says whose fault it is.
+/// How long a complaint between two newcomers, or one that costs an accepted peer its place, waits
+/// for a second one that says whose fault it is.
 const SECOND_TESTIMONY: Duration = Duration::from_millis(500);
 
 type Pair = (PeerId, PeerId);
@@ -21,11 +27,18 @@ type Pair = (PeerId, PeerId);
 /// Links that cannot be made, as (lower, higher) id.
 #[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Testimony {
-    broken: BTreeMap<Pair, Timestamp>,
+    broken: BTreeMap<Pair, Broken>,
     /// Between two newcomers: it may be the fault of either.
     suspected: BTreeMap<Pair, Timestamp>,
     /// With whom each peer has a link that failed, whichever of the two said so.
     complaints: BTreeMap<PeerId, BTreeSet<PeerId>>,
+}
+
+/// When it was said first and last; it is repeated as long as it is true.
+#[derive(Clone, Copy, Debug, Hash)]
+struct Broken {
+    first: Timestamp,
+    last: Timestamp,
 }
 
 impl Testimony {
@@ -62,7 +75,7 @@ impl Testimony {
             .suspected
             .values()
             .map(|since| *since + SECOND_TESTIMONY);
-        let broken = self.broken.values().map(|since| *since + BROKEN_FOR);
+        let broken = self.broken.values().map(|said| said.last + BROKEN_FOR);
         suspected.chain(broken).min()
     }
 
@@ -71,14 +84,25 @@ impl Testimony {
         self.complaints.entry(pair.1).or_default().insert(pair.0);
     }
 
+    fn believe(&mut self, pair: Pair, now: Timestamp) {
+        let said = Broken {
+            first: now,
+            last: now,
+        };
+        self.broken.entry(pair).or_insert(said).last = now;
+    }
+
     /// Believes suspicions that nothing has cleared up, and forgets what is old.
     fn age(&mut self, now: Timestamp) {
         let is_due = |since: &Timestamp| *since + SECOND_TESTIMONY <= now;
-        self.broken
-            .extend(self.suspected.iter().filter(|(_, since)| is_due(since)));
+        let due = self.suspected.iter().filter(|(_, since)| is_due(since));
+        let due: Vec<(Pair, Timestamp)> = due.map(|(pair, since)| (*pair, *since)).collect();
+        for (pair, since) in due {
+            self.believe(pair, since);
+        }
         self.suspected.retain(|_, since| !is_due(since));
         let known = self.broken.len();
-        self.broken.retain(|_, since| now < *since + BROKEN_FOR);
+        self.broken.retain(|_, said| now < said.last + BROKEN_FOR);
         if self.broken.len() < known {
             let (broken, suspected) = (&self.broken, &self.suspected);
             for (peer, partners) in &mut self.complaints {
@@ -100,8 +124,16 @@ impl Master {
         reason: String,
     ) {
         // A report from a proposal that was replaced meanwhile is as true as before.
-        let is_known = |peer| self.members.contains_key(&peer);
-        if epoch < self.active.epoch || reporter == other || !is_known(other) {
+        if epoch < self.active.epoch || reporter == other {
+            return;
+        }
+        let Some(member) = self.members.get(&other) else {
+            return;
+        };
+        // A heartbeat may be late, not two.
+        let silence = self.now.since(member.last_word);
+        if member.closed.is_some() || silence > 2 * self.config.heartbeat_interval {
+            debug!(from = %self.name(reporter), to = %self.name(other), %reason, "link failed, to a peer that is silent here too");
             return;
         }
         warn!(from = %self.name(reporter), to = %self.name(other), %reason, "link failed");
@@ -129,8 +161,36 @@ impl Master {
         if newcomers.len() == 2 {
             self.testimony.suspected.entry(pair).or_insert(self.now);
         } else {
-            self.testimony.broken.insert(pair, self.now);
+            self.testimony.believe(pair, self.now);
         }
+    }
+
+    /// Whether it cannot be told yet that this peer has to go because of `broken` links. Of an accepted
+    /// peer: until both ends of each have been heard of since it broke, and a second complaint has
+    /// had its time. Of a newcomer: until the other ends of its own have been heard of.
+    pub(super) fn is_undecided(&self, peer: PeerId, broken: &BTreeSet<Pair>) -> bool {
+        let is_heard_since = |peer: PeerId, since: Timestamp| {
+            self.members
+                .get(&peer)
+                .is_none_or(|member| member.closed.is_none() && member.last_word >= since)
+        };
+        let is_accepted = self
+            .members
+            .get(&peer)
+            .is_some_and(|member| member.accepted);
+        broken.iter().any(|pair| {
+            let Some(Broken { first, .. }) = self.testimony.broken.get(pair).copied() else {
+                return false;
+            };
+            if is_accepted {
+                self.now < first + SECOND_TESTIMONY
+                    || !is_heard_since(pair.0, first)
+                    || !is_heard_since(pair.1, first)
+            } else {
+                (pair.0 == peer && !is_heard_since(pair.1, first))
+                    || (pair.1 == peer && !is_heard_since(pair.0, first))
+            }
+        })
     }
 
     /// Ends the wait for newcomers' links: a newcomer that has not reported is refused; if all
@@ -165,7 +225,7 @@ impl Master {
             }
         }
         for pair in dark {
-            self.testimony.broken.insert(pair, self.now);
+            self.testimony.believe(pair, self.now);
         }
     }
 }

@@ -7,8 +7,9 @@ use tracing::{debug, info, warn};
 use super::{Identity, Output, Peer, Phase, Reply, RequestId};
 use crate::error::{ConnectError, Gone, MembershipError};
 use crate::protocol::session::Session;
+use crate::protocol::silence::{Watch, Watcher, away};
 use crate::types::Timestamp;
-use crate::wire::control::{Hello, ToMaster, Welcome};
+use crate::wire::control::{Heartbeat, Hello, ToMaster, Welcome};
 
 /// How long a goodbye may go unanswered.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -16,6 +17,10 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pauses between attempts to reach the master: the first and the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
+
+/// How long an attempt to come back may take: the first and the longest.
+const ATTEMPT_FIRST: Duration = Duration::from_millis(250);
+const ATTEMPT_LONGEST: Duration = Duration::from_secs(3);
 
 /// The control connection as this peer sees it.
 #[derive(Clone, Debug, Hash)]
@@ -30,10 +35,7 @@ pub(super) enum Connection {
         last_error: String,
     },
     /// Up.
-    Up {
-        last_heard: Timestamp,
-        next_heartbeat: Timestamp,
-    },
+    Up,
 }
 
 impl Peer {
@@ -59,7 +61,7 @@ impl Peer {
     fn dial(&mut self, hello: Hello, attempts: u32, last_error: String) {
         let since = match self.connection {
             Connection::Dialling { since, .. } => since,
-            Connection::None | Connection::Up { .. } => self.now,
+            Connection::None | Connection::Up => self.now,
         };
         self.connection = Connection::Dialling {
             since,
@@ -72,46 +74,57 @@ impl Peer {
                 .saturating_mul(1 << (n - 1).min(8))
                 .min(RETRY_LONGEST),
         };
-        self.outputs.push_back(Output::ReachMaster { hello, after });
+        let within = match (&hello, &self.watch) {
+            // A first packet that is lost is sent again by the system after a second only; on a
+            // path whose round trip is known a new attempt is sooner.
+            (Hello::Resume { .. }, Some(watch)) => watch
+                .redial_time()
+                .max(ATTEMPT_FIRST)
+                .saturating_mul(1 << attempts.min(8))
+                .min(ATTEMPT_LONGEST),
+            _ => ATTEMPT_LONGEST,
+        };
+        self.outputs.push_back(Output::ReachMaster {
+            hello,
+            after,
+            within,
+        });
     }
 
     pub(super) fn on_welcome(&mut self, welcome: Welcome) {
         if !matches!(self.connection, Connection::Dialling { .. }) {
             return;
         }
-        let up = Connection::Up {
-            last_heard: self.now,
-            next_heartbeat: self.now,
-        };
         match (welcome, &self.phase) {
             (
                 Welcome::Registered {
                     run,
                     peer,
                     token,
-                    heartbeat_interval,
-                    heartbeat_timeout,
+                    timings,
                 },
                 Phase::Joining { request, .. },
             ) => {
                 info!(%run, %peer, master = %self.config.master, "registered");
                 let request = *request;
-                self.connection = up;
-                let identity = Identity {
-                    run,
-                    peer,
-                    token,
-                    heartbeat_interval,
-                    heartbeat_timeout,
-                };
+                self.connection = Connection::Up;
+                let watch = Watch::new(Watcher::Peer, timings, self.now, self.now);
+                self.watch = Some(watch);
+                self.last_tick = self.now;
+                let identity = Identity { run, peer, token };
                 self.phase = Phase::Registered { identity, request };
+                self.beat();
             }
             (Welcome::Resumed { last_seen }, Phase::Registered { .. } | Phase::Member { .. }) => {
                 info!(master = %self.config.master, "resumed");
-                self.connection = up;
+                self.connection = Connection::Up;
+                if let Some(watch) = &mut self.watch {
+                    watch.reconnected(self.now, self.now);
+                }
                 for frame in self.session.resume(last_seen) {
                     self.outputs.push_back(Output::Send(frame));
                 }
+                self.beat();
             }
             (welcome, _) => {
                 warn!(?welcome, "an answer that fits no question");
@@ -151,7 +164,7 @@ impl Peer {
         let attempts = match self.connection {
             Connection::None => return,
             Connection::Dialling { attempts, .. } => attempts + 1,
-            Connection::Up { .. } => 0,
+            Connection::Up => 0,
         };
         debug!(%reason, attempts, "no connection to the master");
         match &mut self.phase {
@@ -266,34 +279,70 @@ impl Peer {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        matches!(self.connection, Connection::Up { .. })
+        matches!(self.connection, Connection::Up)
     }
 
     pub(super) fn heard(&mut self) {
-        if let Connection::Up { last_heard, .. } = &mut self.connection {
-            *last_heard = self.now;
+        if let Some(watch) = &mut self.watch {
+            watch.hear(self.now);
+        }
+    }
+
+    pub(super) fn on_heartbeat(&mut self, beat: &Heartbeat) {
+        if let Some(watch) = &mut self.watch {
+            watch.hear_beat(self.now, beat);
+        }
+        if beat.answer {
+            self.beat();
+        }
+    }
+
+    /// Says the heartbeat that is due, if one is.
+    fn beat(&mut self) {
+        if self.is_connected()
+            && let Some(watch) = &mut self.watch
+            && let Some(beat) = watch.beat(self.now)
+        {
+            let frame = self.session.whisper(ToMaster::Heartbeat(beat));
+            self.outputs.push_back(Output::Send(frame));
+        }
+    }
+
+    /// Where this process itself was away, stopped or without a core, that time does not count
+    /// against the master.
+    pub(super) fn excuse_absence(&mut self) {
+        let (now, Some(watch)) = (self.now, &mut self.watch) else {
+            return;
+        };
+        let Some(away) = away(self.last_tick, now, watch.interval()) else {
+            return;
+        };
+        self.last_tick = now;
+        watch.excuse(away, now);
+        if let Connection::Dialling { since, .. } = &mut self.connection {
+            *since = (*since + away).min(now);
         }
     }
 
     /// When the connection needs a look.
     pub(super) fn connection_deadline(&self) -> Option<Timestamp> {
-        match (&self.phase, &self.connection) {
-            (
-                Phase::Registered { identity, .. } | Phase::Member { identity },
-                Connection::Up {
-                    last_heard,
-                    next_heartbeat,
-                },
-            ) => Some((*next_heartbeat).min(*last_heard + identity.heartbeat_timeout)),
-            (
-                Phase::Registered { .. } | Phase::Member { .. },
-                Connection::Dialling { since, .. },
-            ) => Some(*since + self.config.master_grace),
-            _ => None,
+        let watch = match &self.phase {
+            Phase::Registered { .. } | Phase::Member { .. } => self.watch.as_ref()?,
+            _ => return None,
+        };
+        match &self.connection {
+            Connection::Up => Some(watch.next_timeout()),
+            // The clock is looked at as often as with a connection, to know of absences.
+            Connection::Dialling { since, .. } => {
+                let look = self.last_tick + watch.interval();
+                Some(look.min(*since + self.config.master_grace))
+            }
+            Connection::None => None,
         }
     }
 
     pub(super) fn on_tick(&mut self) {
+        self.last_tick = self.now;
         match &self.phase {
             Phase::Joining {
                 request,
@@ -309,34 +358,19 @@ impl Peer {
             Phase::Leaving { deadline, .. } if *deadline <= self.now => {
                 return self.go(Gone::Closed);
             }
-            Phase::Registered { identity, .. } | Phase::Member { identity } => {
-                let identity = identity.clone();
-                self.watch_connection(&identity);
-            }
+            Phase::Registered { .. } | Phase::Member { .. } => self.watch_connection(),
             _ => {}
         }
         self.watch_deadlines();
     }
 
-    fn watch_connection(&mut self, identity: &Identity) {
-        match &mut self.connection {
-            Connection::Up {
-                last_heard,
-                next_heartbeat,
-            } => {
-                let silence = self.now.since(*last_heard);
-                // A tick that comes late says that this process was away, not the master.
-                let late = self.now.since(*next_heartbeat) > identity.heartbeat_timeout / 2;
-                if late {
-                    *last_heard = self.now;
-                } else if silence >= identity.heartbeat_timeout {
-                    let limit_ms = identity.heartbeat_timeout.as_millis();
-                    return self.drop_connection(format!("silent for {limit_ms} ms"));
-                }
-                if *next_heartbeat <= self.now {
-                    *next_heartbeat = self.now + identity.heartbeat_interval;
-                    let frame = self.session.whisper(ToMaster::Heartbeat);
-                    self.outputs.push_back(Output::Send(frame));
+    fn watch_connection(&mut self) {
+        match &self.connection {
+            Connection::Up => {
+                let verdict = self.watch.as_ref().and_then(|w| w.verdict(self.now));
+                match verdict {
+                    Some(silence) => self.drop_connection(silence.to_string()),
+                    None => self.beat(),
                 }
             }
             Connection::Dialling {

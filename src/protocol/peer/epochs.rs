@@ -2,7 +2,7 @@
 
 use tracing::{debug, info, warn};
 
-use super::{ActiveEpoch, Membership, Output, Peer, Phase, Proposed, Reply};
+use super::{ActiveEpoch, LinkLoss, Membership, Output, Peer, Phase, Proposed, Reply};
 use crate::mutation::{Mutation, mutated};
 use crate::types::{Epoch, PeerId, Rank};
 use crate::wire::control::{LinkSpec, Proposal, ToMaster};
@@ -56,8 +56,9 @@ impl Peer {
         self.report_wired();
     }
 
-    pub(super) fn on_link_down(&mut self, peer: PeerId) {
-        if self.links_up.remove(&peer) {
+    /// Only what the other end did is told: the master takes it for a witness of its death.
+    pub(super) fn on_link_down(&mut self, peer: PeerId, loss: LinkLoss) {
+        if self.links_up.remove(&peer) && loss == LinkLoss::ClosedThere {
             self.say(ToMaster::LinkState { peer, up: false });
         }
     }

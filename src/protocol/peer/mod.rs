@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use crate::error::{CollectiveError, ConnectError, Gone, MembershipError, SyncError};
 use crate::protocol::session::{Arrival, Session};
+use crate::protocol::silence::Watch;
 use crate::shared_state::Presentation;
 use crate::types::{
     Descriptor, Epoch, OperationId, PeerId, PeerName, Rank, Revision, Tag, Timestamp, WorldSizes,
@@ -105,6 +106,16 @@ pub enum Reply {
     Sync(Result<Revision, SyncError>),
 }
 
+/// How all lanes of a link were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinkLoss {
+    /// The other end closed them, or its system did: a witness of its death.
+    ClosedThere,
+    /// This end gave one of them up: it stalled, broke the rules, or the system said that nobody
+    /// answers. That may be the network's doing, or this end's.
+    GivenUp,
+}
+
 /// What happens to a peer.
 #[derive(Clone, Debug, Hash)]
 pub enum Input {
@@ -138,6 +149,8 @@ pub enum Input {
     LinkDown {
         /// The other end.
         peer: PeerId,
+        /// How they went.
+        loss: LinkLoss,
     },
     /// A link could not be made, or mended, in time.
     LinkFailed {
@@ -191,6 +204,8 @@ pub enum Output {
         hello: Hello,
         /// Wait so long first.
         after: Duration,
+        /// How long the name, the connection and the answer may take, each.
+        within: Duration,
     },
     /// Close the control connection, or stop dialling, once what was sent has gone out.
     LeaveMaster,
@@ -274,6 +289,9 @@ pub struct Peer {
     phase: Phase,
     connection: Connection,
     session: Session<ToMaster>,
+    /// Over the master, from registration on.
+    watch: Option<Watch>,
+    last_tick: Timestamp,
 
     active: Option<ActiveEpoch>,
     proposed: Option<Proposed>,
@@ -321,8 +339,6 @@ struct Identity {
     run: crate::types::RunId,
     peer: PeerId,
     token: u64,
-    heartbeat_interval: Duration,
-    heartbeat_timeout: Duration,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -348,6 +364,8 @@ impl Peer {
             phase: Phase::Idle,
             connection: Connection::None,
             session: Session::new(),
+            watch: None,
+            last_tick: now,
             active: None,
             proposed: None,
             links: BTreeMap::new(),
@@ -363,6 +381,7 @@ impl Peer {
     /// Takes in one thing that happened at `now`.
     pub fn handle(&mut self, now: Timestamp, input: Input) {
         self.now = self.now.max(now);
+        self.excuse_absence();
         match input {
             Input::Command { request, command } => self.on_command(request, command),
             Input::Welcomed(welcome) => self.on_welcome(welcome),
@@ -370,7 +389,7 @@ impl Peer {
             Input::Disconnected { reason } => self.on_disconnected(reason),
             Input::Message(frame) => self.on_frame(frame),
             Input::LinkUp { peer } => self.on_link_up(peer),
-            Input::LinkDown { peer } => self.on_link_down(peer),
+            Input::LinkDown { peer, loss } => self.on_link_down(peer, loss),
             Input::LinkFailed { peer, reason } => self.on_link_failed(peer, reason),
             Input::OperationFinished { op } => self.on_operation_finished(op),
             Input::OperationFailed { op, reason } => {
@@ -463,7 +482,7 @@ impl Peer {
             }
         }
         match frame.message {
-            ToPeer::Heartbeat => {}
+            ToPeer::Heartbeat(beat) => self.on_heartbeat(&beat),
             ToPeer::EpochProposed(proposal) => self.on_proposed(proposal),
             ToPeer::EpochActive { epoch } => self.on_active(epoch),
             ToPeer::OperationSettled { op, outcome } => self.on_settled(op, outcome),

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::protocol::master::{self, ConnectionId, Master, MasterConfig, Solution};
-use crate::protocol::peer::{self, Command, Membership, Peer, PeerConfig, Reply, RequestId};
+use crate::protocol::peer::{
+    self, Command, LinkLoss, Membership, Peer, PeerConfig, Reply, RequestId,
+};
 use crate::shared_state::{Entry, Presentation, SyncStrategy, digest};
 use crate::topology;
 use crate::types::{
@@ -391,15 +393,17 @@ impl Cluster {
     }
 
     fn has_all_begun(&self, op: OperationId, running: &Running) -> bool {
-        running.ring.iter().all(|peer| {
-            let node = self.node_of(*peer).map(|node| &self.nodes[node]);
-            node.is_some_and(|node| {
-                let begun = node.running.get(&op);
-                let same = begun.is_some_and(|other| other.descriptor == running.descriptor);
-                // What was done here before it died has arrived.
-                (node.alive || begun.is_some_and(|o| o.finished)) && same
+        // An empty buffer waits for nobody's bytes.
+        running.descriptor.count == 0
+            || running.ring.iter().all(|peer| {
+                let node = self.node_of(*peer).map(|node| &self.nodes[node]);
+                node.is_some_and(|node| {
+                    let begun = node.running.get(&op);
+                    let same = begun.is_some_and(|other| other.descriptor == running.descriptor);
+                    // What was done here before it died has arrived.
+                    (node.alive || begun.is_some_and(|o| o.finished)) && same
+                })
             })
-        })
     }
 
     pub(super) fn perform(&mut self, next: Move) {
@@ -412,7 +416,14 @@ impl Cluster {
             }
             Move::LinkDown(node, peer) => {
                 self.nodes[node].up.remove(&peer);
-                self.tell_peer(node, peer::Input::LinkDown { peer });
+                let here = self.nodes[node].id.unwrap_or(peer);
+                let is_cut = self.cut.contains(&(here.min(peer), here.max(peer)));
+                let loss = if is_cut {
+                    LinkLoss::GivenUp
+                } else {
+                    LinkLoss::ClosedThere
+                };
+                self.tell_peer(node, peer::Input::LinkDown { peer, loss });
             }
             Move::Finish(node, op) => {
                 if let Some(running) = self.nodes[node].running.get_mut(&op) {

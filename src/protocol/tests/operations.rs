@@ -56,6 +56,24 @@ fn many_tags_run_beside_each_other_and_a_tag_may_be_used_again_at_once() {
 }
 
 #[test]
+fn who_leaves_without_calling_has_not_contributed_to_an_empty_operation() {
+    let mut cluster = Cluster::of(3);
+    let calls: Vec<_> = (0..2)
+        .map(|n| cluster.command(n, reduce_of(1, 0)))
+        .collect();
+    cluster.run();
+    cluster.all(vec![(2, Command::Leave)]);
+    cluster.run();
+    for (node, call) in (0..).zip(calls) {
+        let error = error(cluster.reply(node, call));
+        assert!(
+            matches!(error, CollectiveError::PeersLost { .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_death_aborts_at_all_survivors_names_the_dead_and_a_retry_works_at_once() {
     let mut cluster = Cluster::of(3);
     let calls: Vec<_> = (0..2).map(|n| cluster.command(n, reduce(1))).collect();

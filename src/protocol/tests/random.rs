@@ -10,7 +10,7 @@ use crate::protocol::peer::{Command, Reply};
 use crate::types::{GroupId, OperationId};
 
 /// A small generator (splitmix64): the order of a test is all it decides.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
     fn next(&mut self) -> u64 {
@@ -21,7 +21,7 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit.max(1) as u64) as usize
     }
 

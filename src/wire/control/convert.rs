@@ -6,8 +6,8 @@ use prost::Message as _;
 
 use super::proto as p;
 use super::{
-    AbortCause, CallResult, Frame, Hello, Join, JointCall, LinkSpec, Message, Outcome, Proposal,
-    SyncPlan, ToMaster, ToPeer, Welcome,
+    AbortCause, CallResult, Frame, Heartbeat, Hello, Join, JointCall, LinkSpec, Message, Outcome,
+    Proposal, SyncPlan, Timings, ToMaster, ToPeer, Welcome,
 };
 use crate::shared_state::{Digest, Entry, MAX_TENSORS, Presentation, SyncStrategy};
 use crate::types::{
@@ -115,14 +115,16 @@ impl Message for Welcome {
                 run,
                 peer,
                 token,
-                heartbeat_interval,
-                heartbeat_timeout,
+                timings,
             } => p::WelcomeKind::Registered(p::Registered {
                 run: run.0,
                 peer: peer.0,
                 token: *token,
-                heartbeat_interval_ms: milliseconds(*heartbeat_interval),
-                heartbeat_timeout_ms: milliseconds(*heartbeat_timeout),
+                heartbeat_interval_ms: milliseconds(timings.heartbeat_interval),
+                silence_ceiling_ms: milliseconds(timings.silence_ceiling),
+                silence_floor_ms: milliseconds(timings.silence_floor),
+                lane_stall_timeout_ms: milliseconds(timings.lane_stall_timeout),
+                link_timeout_ms: milliseconds(timings.link_timeout),
             }),
             Welcome::Resumed { last_seen } => {
                 p::WelcomeKind::Resumed(p::Number { value: *last_seen })
@@ -134,15 +136,20 @@ impl Message for Welcome {
     fn decode(bytes: &[u8]) -> Decoded<Self> {
         Ok(match present("welcome", p::Welcome::decode(bytes)?.kind)? {
             p::WelcomeKind::Registered(r) => {
-                if r.heartbeat_interval_ms == 0 || r.heartbeat_timeout_ms == 0 {
-                    return Err(nonsense("heartbeat_interval_ms", r.heartbeat_interval_ms));
+                if r.silence_floor_ms > r.silence_ceiling_ms {
+                    return Err(nonsense("silence_floor_ms", r.silence_floor_ms));
                 }
                 Welcome::Registered {
                     run: RunId(r.run),
                     peer: PeerId(r.peer),
                     token: r.token,
-                    heartbeat_interval: Duration::from_millis(r.heartbeat_interval_ms.into()),
-                    heartbeat_timeout: Duration::from_millis(r.heartbeat_timeout_ms.into()),
+                    timings: Timings {
+                        heartbeat_interval: time("heartbeat_interval_ms", r.heartbeat_interval_ms)?,
+                        silence_floor: time("silence_floor_ms", r.silence_floor_ms)?,
+                        silence_ceiling: time("silence_ceiling_ms", r.silence_ceiling_ms)?,
+                        lane_stall_timeout: time("lane_stall_timeout_ms", r.lane_stall_timeout_ms)?,
+                        link_timeout: time("link_timeout_ms", r.link_timeout_ms)?,
+                    },
                 }
             }
             p::WelcomeKind::Resumed(number) => Welcome::Resumed {
@@ -156,7 +163,7 @@ impl Message for Frame<ToMaster> {
     fn encode(&self) -> Vec<u8> {
         use p::ToMaster as P;
         let message = match &self.message {
-            ToMaster::Heartbeat => P::Heartbeat(p::Empty {}),
+            ToMaster::Heartbeat(beat) => P::Heartbeat((*beat).into()),
             ToMaster::EpochAcknowledged { epoch } => P::EpochAcknowledged((*epoch).into()),
             ToMaster::Wired { epoch } => P::Wired((*epoch).into()),
             ToMaster::LinkFailed {
@@ -214,7 +221,7 @@ impl Message for Frame<ToMaster> {
         use p::ToMaster as P;
         let frame = p::FrameToMaster::decode(bytes)?;
         let message = match present("message", frame.message)? {
-            P::Heartbeat(_) => ToMaster::Heartbeat,
+            P::Heartbeat(beat) => ToMaster::Heartbeat(beat.into()),
             P::EpochAcknowledged(epoch) => ToMaster::EpochAcknowledged {
                 epoch: epoch.into(),
             },
@@ -269,7 +276,7 @@ impl Message for Frame<ToPeer> {
     fn encode(&self) -> Vec<u8> {
         use p::ToPeer as P;
         let message = match &self.message {
-            ToPeer::Heartbeat => P::Heartbeat(p::Empty {}),
+            ToPeer::Heartbeat(beat) => P::Heartbeat((*beat).into()),
             ToPeer::EpochProposed(proposal) => P::EpochProposed(proposal.into()),
             ToPeer::EpochActive { epoch } => P::EpochActive((*epoch).into()),
             ToPeer::OperationSettled { op, outcome } => P::OperationSettled(settled(op, outcome)),
@@ -298,7 +305,7 @@ impl Message for Frame<ToPeer> {
         use p::ToPeer as P;
         let frame = p::FrameToPeer::decode(bytes)?;
         let message = match present("message", frame.message)? {
-            P::Heartbeat(_) => ToPeer::Heartbeat,
+            P::Heartbeat(beat) => ToPeer::Heartbeat(beat.into()),
             P::EpochProposed(proposal) => ToPeer::EpochProposed(proposal.try_into()?),
             P::EpochActive(epoch) => ToPeer::EpochActive {
                 epoch: epoch.into(),
@@ -433,6 +440,28 @@ impl TryFrom<p::Presentation> for Presentation {
             strategy,
             entries,
         })
+    }
+}
+
+impl From<Heartbeat> for p::Heartbeat {
+    fn from(beat: Heartbeat) -> Self {
+        p::Heartbeat {
+            number: beat.number,
+            heard: beat.heard,
+            held_us: u64::try_from(beat.held.as_micros()).unwrap_or(u64::MAX),
+            answer: beat.answer,
+        }
+    }
+}
+
+impl From<p::Heartbeat> for Heartbeat {
+    fn from(beat: p::Heartbeat) -> Self {
+        Heartbeat {
+            number: beat.number,
+            heard: beat.heard,
+            held: Duration::from_micros(beat.held_us),
+            answer: beat.answer,
+        }
     }
 }
 
@@ -676,6 +705,13 @@ fn digest_bytes(digest: &Option<Digest>) -> Vec<u8> {
 
 fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn time(field: &'static str, milliseconds: u32) -> Decoded<Duration> {
+    match milliseconds {
+        0 => Err(nonsense(field, 0)),
+        _ => Ok(Duration::from_millis(milliseconds.into())),
+    }
 }
 
 #[cfg(test)]

@@ -80,16 +80,29 @@ pub enum Welcome {
         peer: PeerId,
         /// What it shows when it resumes.
         token: u64,
-        /// How often both sides speak at least.
-        heartbeat_interval: Duration,
-        /// How long silence may last before either side takes the connection for dead.
-        heartbeat_timeout: Duration,
+        /// What all peers of the run go by.
+        timings: Timings,
     },
     /// The session goes on.
     Resumed {
         /// The last message of the peer that the master has seen.
         last_seen: u64,
     },
+}
+
+/// How soon failures are noticed: the master's settings, for all peers of its run alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Timings {
+    /// How often both sides of a control connection speak at least.
+    pub heartbeat_interval: Duration,
+    /// The least silence after which a control connection may be taken for dead.
+    pub silence_floor: Duration,
+    /// The silence after which it is, whatever the connection has shown before.
+    pub silence_ceiling: Duration,
+    /// How long a lane may be silent while something is owed on it.
+    pub lane_stall_timeout: Duration,
+    /// How long a link may be without a lane.
+    pub link_timeout: Duration,
 }
 
 /// A call in which all accepted peers in scope take part.
@@ -114,11 +127,26 @@ impl JointCall {
     }
 }
 
+/// A sign of life, either way. Its sequence is 0: who comes too late is not repeated. Heartbeats
+/// are numbered among themselves, anew on each connection, and say what was heard of the other
+/// side's: so each side learns the round trip, and whether it is heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Heartbeat {
+    /// Its number, from 1.
+    pub number: u64,
+    /// The newest one heard from the other side on this connection; 0 for none.
+    pub heard: u64,
+    /// How long ago that was.
+    pub held: Duration,
+    /// Whether the other side is to answer with one of its own at once.
+    pub answer: bool,
+}
+
 /// Peer to master.
 #[derive(Clone, Debug, PartialEq, Hash)]
 pub enum ToMaster {
     /// I am alive. Not numbered.
-    Heartbeat,
+    Heartbeat(Heartbeat),
     /// I know of this epoch and will take nothing older.
     EpochAcknowledged {
         /// Which.
@@ -195,7 +223,7 @@ pub enum ToMaster {
 #[derive(Clone, Debug, PartialEq, Hash)]
 pub enum ToPeer {
     /// I am alive. Not numbered.
-    Heartbeat,
+    Heartbeat(Heartbeat),
     /// The next epoch, if a majority agrees.
     EpochProposed(Proposal),
     /// The proposed epoch is active; its outcomes hold.

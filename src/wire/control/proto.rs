@@ -73,7 +73,13 @@ pub(super) struct Registered {
     #[prost(uint32, tag = "4")]
     pub(super) heartbeat_interval_ms: u32,
     #[prost(uint32, tag = "5")]
-    pub(super) heartbeat_timeout_ms: u32,
+    pub(super) silence_ceiling_ms: u32,
+    #[prost(uint32, tag = "6")]
+    pub(super) silence_floor_ms: u32,
+    #[prost(uint32, tag = "7")]
+    pub(super) lane_stall_timeout_ms: u32,
+    #[prost(uint32, tag = "8")]
+    pub(super) link_timeout_ms: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -92,7 +98,7 @@ pub(super) struct FrameToMaster {
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum ToMaster {
     #[prost(message, tag = "3")]
-    Heartbeat(Empty),
+    Heartbeat(Heartbeat),
     #[prost(message, tag = "4")]
     EpochAcknowledged(Epoch),
     #[prost(message, tag = "5")]
@@ -138,7 +144,7 @@ pub(super) struct FrameToPeer {
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum ToPeer {
     #[prost(message, tag = "3")]
-    Heartbeat(Empty),
+    Heartbeat(Heartbeat),
     #[prost(message, tag = "4")]
     EpochProposed(Proposal),
     #[prost(message, tag = "5")]
@@ -157,6 +163,18 @@ pub(super) enum ToPeer {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Empty {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Heartbeat {
+    #[prost(uint64, tag = "1")]
+    pub(super) number: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) heard: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) held_us: u64,
+    #[prost(bool, tag = "4")]
+    pub(super) answer: bool,
+}
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Number {

@@ -3,15 +3,12 @@
 use crate::event::{Event, Line};
 use crate::history::History;
 
-/// Several silent peers after each other, each 3 s until it is evicted.
-const LIMIT_US: u64 = 20_000_000;
-
 pub(super) fn check(history: &History) -> Vec<(String, Vec<Line>)> {
     let mut found = Vec::new();
     for (before, after) in gaps(history) {
         let until_us = after.map_or(history.finishing_us, |line| line.at_us);
         let gap_us = until_us.saturating_sub(before.at_us);
-        if gap_us > LIMIT_US {
+        if gap_us > history.bounds.patience_us {
             let text = format!("nothing committed for {} ms", gap_us / 1000);
             let evidence = [Some(before), after].into_iter().flatten().cloned();
             found.push((text, evidence.collect()));

@@ -62,7 +62,7 @@ fn untold(history: &History, line: &Line, told: &[u64]) -> Vec<(String, Vec<Line
                     .is_some_and(|to| to > line.at_us + GRACE_US);
             let label = &membership.label;
             let is_late = line.at_us + GRACE_US < history.finishing_us
-                && history.stopped_us(label, line.at_us, u64::MAX) == 0;
+                && !history.was_held(label, line.at_us.saturating_sub(GRACE_US), u64::MAX);
             let text = format!("{label} contributed and was never told that it committed");
             (lives && is_late).then(|| (text, vec![line.clone()]))
         })

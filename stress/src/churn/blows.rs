@@ -1,7 +1,6 @@
 //! Does to the run what the script says, and sees to it that somebody is left.
 
 use super::faults::{Fault, Script};
-use crate::cast::Actor;
 use crate::stage::Stage;
 
 /// A blow never leaves fewer peers unhurt than this.
@@ -33,20 +32,38 @@ pub(super) fn strike(
         }
         Fault::Join => join(stage, 1, peers_max)?,
         Fault::JoinSeveral(count) => join(stage, count, peers_max)?,
+        Fault::Cut(way, duration) => {
+            if let Some(index) = victim(stage, script) {
+                let other = other(stage, script, index);
+                stage.cut(index, way, other, duration)?;
+            }
+        }
         Fault::JoinAndKill(after) => {
-            stage.join()?;
-            stage.wait(after);
-            stage.kill(stage.peers().len() - 1)?;
+            let label = stage.join()?;
+            stage.wait(after)?;
+            if let Some(index) = stage.find(&label) {
+                stage.kill(index)?;
+            }
         }
         Fault::JoinAndStop(duration) => {
-            stage.join()?;
-            stage.wait(script.moment());
-            stage.stop(stage.peers().len() - 1, duration)?;
+            let label = stage.join()?;
+            stage.wait(script.moment())?;
+            if let Some(index) = stage.find(&label) {
+                stage.stop(index, duration)?;
+            }
+        }
+        Fault::JoinAndCut(way, duration) => {
+            let label = stage.join()?;
+            stage.wait(script.moment())?;
+            if let Some(index) = stage.find(&label) {
+                let other = other(stage, script, index);
+                stage.cut(index, way, other, duration)?;
+            }
         }
         Fault::StopMaster(duration) => stage.stop_master(duration)?,
         Fault::StopAll(duration) => {
             for index in 0..stage.peers().len() {
-                if !stage.peers()[index].is_stopped() {
+                if !stage.is_held(index) {
                     stage.stop(index, duration)?;
                 }
             }
@@ -54,13 +71,7 @@ pub(super) fn strike(
         }
     }
     // Nobody reduces alone: the last ones always get company.
-    while stage
-        .peers()
-        .iter()
-        .filter(|peer| !peer.is_stopped())
-        .count()
-        < 2
-    {
+    while unhurt(stage).len() < 2 {
         stage.join()?;
     }
     Ok(())
@@ -84,12 +95,22 @@ fn kill_one(stage: &mut Stage, script: &mut Script) -> Result<(), String> {
 
 /// Somebody who may be hurt, so that others are left.
 fn victim(stage: &Stage, script: &mut Script) -> Option<usize> {
-    let is_unhurt = |peer: &Actor| !peer.is_stopped();
-    let unhurt: Vec<usize> = (0..stage.peers().len())
-        .filter(|index| stage.peers().get(*index).is_some_and(is_unhurt))
-        .collect();
+    let unhurt = unhurt(stage);
     match unhurt.len() > UNHURT_MIN {
         true => script.pick(&unhurt).copied(),
         false => None,
     }
+}
+
+/// Somebody else to be cut off from this one.
+fn other(stage: &Stage, script: &mut Script, index: usize) -> Option<usize> {
+    let mut others = unhurt(stage);
+    others.retain(|other| *other != index);
+    script.pick(&others).copied()
+}
+
+fn unhurt(stage: &Stage) -> Vec<usize> {
+    (0..stage.peers().len())
+        .filter(|index| !stage.is_held(*index))
+        .collect()
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::random::Random;
+use crate::stage::Way;
 
 /// One blow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +12,7 @@ pub(super) enum Fault {
     /// As many at once.
     KillSeveral(u64),
     Stop(Duration),
+    Cut(Way, Duration),
     Leave,
     Join,
     JoinSeveral(u64),
@@ -18,6 +20,8 @@ pub(super) enum Fault {
     JoinAndKill(Duration),
     /// Start one and stop it before it can be accepted.
     JoinAndStop(Duration),
+    /// Start one and cut it off before it can be accepted.
+    JoinAndCut(Way, Duration),
     /// Stop the master.
     StopMaster(Duration),
     /// Stop every peer at once, as a suspended machine does.
@@ -28,6 +32,7 @@ pub(super) enum Fault {
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     pub(super) stops: bool,
+    pub(super) cuts: bool,
     pub(super) master: bool,
     pub(super) pause_max: Duration,
 }
@@ -58,7 +63,7 @@ impl Script {
     pub(super) fn fault(&mut self) -> Fault {
         let millis = |random: &mut Random, from, to| Duration::from_millis(random.within(from, to));
         loop {
-            return match self.random.within(0, 22) {
+            return match self.random.within(0, 28) {
                 0..5 => Fault::Kill,
                 5 => Fault::KillSeveral(self.random.within(2, 4)),
                 6..9 if self.limits.stops => Fault::Stop(millis(&mut self.random, 100, 2200)),
@@ -72,8 +77,31 @@ impl Script {
                 21 if self.limits.stops && self.random.within(0, 2) == 0 => {
                     Fault::StopAll(millis(&mut self.random, 100, 2200))
                 }
+                22..27 if self.limits.cuts => {
+                    Fault::Cut(self.way(), millis(&mut self.random, 500, 6000))
+                }
+                27 if self.limits.cuts => {
+                    Fault::JoinAndCut(self.way(), millis(&mut self.random, 500, 6000))
+                }
                 _ => continue,
             };
+        }
+    }
+
+    fn way(&mut self) -> Way {
+        match self.random.within(0, 4) {
+            0 => Way::Link,
+            1 => Way::In,
+            2 => Way::Out,
+            _ => Way::Pair,
+        }
+    }
+
+    /// How many blows fall at once.
+    pub(super) fn at_once(&mut self) -> u64 {
+        match self.random.within(0, 8) {
+            0 => self.random.within(2, 4),
+            _ => 1,
         }
     }
 

@@ -6,7 +6,10 @@ mod faults;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::history::History;
+use crate::history::{Bounds, History};
+use crate::net::{self, Cuts};
+use crate::pages::Pages;
+use crate::profile::Profile;
 use crate::stage::{Stage, Work};
 use crate::{checkers, report, size};
 use faults::{Limits, Script};
@@ -30,9 +33,18 @@ pub(crate) struct Arguments {
     /// Bytes of the shared state.
     #[arg(long, default_value = "64KiB", value_parser = size::parse)]
     state_bytes: u64,
-    /// Kill, start and dismiss only; nobody is stopped.
+    /// Stop nobody.
     #[arg(long)]
     no_stops: bool,
+    /// Cut networks: where this process may (root and `ip`), never, or not run without.
+    #[arg(long, value_enum, default_value_t = Cuts::Auto)]
+    cuts: Cuts,
+    /// The master's settings of time.
+    #[arg(long, value_enum, default_value_t = Profile::Default)]
+    profile: Profile,
+    /// Pages of the buffers.
+    #[arg(long, value_enum, default_value_t = Pages::Huge)]
+    pages: Pages,
     /// Stop the master, too.
     #[arg(long)]
     stop_master: bool,
@@ -54,37 +66,50 @@ pub(crate) fn default_folder() -> PathBuf {
 
 /// Returns whether the run kept its promises.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
+    let has_networks = net::enter(arguments.cuts)?;
     let folder = arguments.logs.clone().unwrap_or_else(default_folder);
     let work = Work {
         bytes: arguments.bytes,
         tags: arguments.tags,
         state_bytes: arguments.state_bytes,
         master_grace_ms: 10_000,
+        pages: arguments.pages,
+        is_sparse: false,
+        profile: arguments.profile,
+        has_networks,
     };
     let mut stage = Stage::open(&folder, work)?;
     let mut script = Script::new(
         arguments.seed,
         Limits {
             stops: !arguments.no_stops,
+            // Without networks of its own a peer is stopped instead.
+            cuts: has_networks || !(arguments.no_stops || arguments.cuts == Cuts::Never),
             master: arguments.stop_master,
             pause_max: Duration::from_millis(arguments.pause_max_ms),
         },
     );
-    eprintln!("stress: logs in {}", folder.display());
+    eprintln!(
+        "stress: seed {}, logs in {}",
+        arguments.seed,
+        folder.display()
+    );
     for _ in 0..arguments.peers {
         stage.join()?;
     }
     let end = Instant::now() + Duration::from_secs_f64(60.0 * arguments.minutes.clamp(0.0, 1e6));
     // A moment of peace first, so that there is something to hurt.
-    stage.wait(Duration::from_secs(1));
+    stage.wait(Duration::from_secs(1))?;
     while Instant::now() < end {
-        stage.wait(script.pause());
-        let fault = script.fault();
-        blows::strike(&mut stage, fault, &mut script, arguments.peers)?;
+        stage.wait(script.pause())?;
+        for _ in 0..script.at_once() {
+            let fault = script.fault();
+            blows::strike(&mut stage, fault, &mut script, arguments.peers)?;
+        }
     }
-    stage.finish();
+    stage.finish(Duration::ZERO)?;
 
-    let history = History::read(&folder)?;
+    let history = History::read(&folder, Bounds::of(arguments.profile))?;
     let violations = checkers::check(&history);
     let report = report::Report::new(&history, &violations);
     if arguments.json {

@@ -1,27 +1,24 @@
 //! One membership: connect, then sync, all-reduces by tag, look for newcomers, and again.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pccl::{CollectiveError, Communicator, Config, Gone, Revision, SharedState, SyncStrategy};
+use pccl::{
+    CollectiveError, Communicator, Config, Gone, GroupId, Revision, SharedState, SyncStrategy,
+};
 
 use super::Arguments;
 use super::classes::{Classed, class, lost};
-use super::numbers::{Numbers, Slot, digest, id};
-use crate::clock;
+use super::fork;
+use super::model::{Model, compute_for};
+use super::numbers::{Slot, id};
+use super::watch::Watch;
 use crate::event::{Event, Work};
 use crate::log::Log;
 
 /// How long a peer that is alone waits before it looks for others.
 const ALONE_PAUSE: Duration = Duration::from_millis(20);
-
-/// What all peers hold alike, and what this one holds of it.
-pub(super) struct Model {
-    weights: Vec<u64>,
-    /// Lineage and step.
-    place: [u64; 2],
-    revision: u64,
-}
 
 /// Why a membership is over.
 pub(super) enum End {
@@ -32,56 +29,39 @@ pub(super) enum End {
 }
 
 pub(super) struct Membership<'a> {
+    arguments: &'a Arguments,
     communicator: Communicator,
     log: &'a mut Log,
     model: &'a mut Model,
     leave: &'a AtomicBool,
+    watch: &'a Arc<Watch>,
     slots: Vec<Slot>,
     /// The revision of the last sync, if it committed in this membership.
     synced: Option<u64>,
-}
-
-impl Model {
-    pub(super) fn new(arguments: &Arguments) -> Self {
-        let nonce = clock::now_us().wrapping_mul(31) ^ u64::from(std::process::id());
-        Self {
-            weights: (0..arguments.state_bytes / 8).map(|i| i ^ nonce).collect(),
-            place: [nonce, 0],
-            revision: 0,
-        }
-    }
-
-    fn digest(&self) -> u64 {
-        digest(self.weights.iter().chain(&self.place).copied())
-    }
-
-    /// Makes the weights depend on every bit of a result.
-    fn learn(&mut self, result: &Numbers) {
-        let digest = result.digest();
-        for (index, weight) in (0..).zip(&mut self.weights) {
-            *weight = weight
-                .wrapping_mul(0x5851_f42d_4c95_7f2d)
-                .wrapping_add(digest ^ index);
-        }
-    }
+    /// Whether everybody is there, and nobody else is let in.
+    is_settled: bool,
 }
 
 impl<'a> Membership<'a> {
     pub(super) fn join(
-        arguments: &Arguments,
+        arguments: &'a Arguments,
         log: &'a mut Log,
         model: &'a mut Model,
         leave: &'a AtomicBool,
+        watch: &'a Arc<Watch>,
     ) -> Result<Self, End> {
         let config = Config::new(&arguments.master)
             .label(&arguments.label)
+            .group(GroupId(arguments.group))
             .master_grace(Duration::from_millis(arguments.master_grace_ms));
         log.note(Event::Connecting);
         let start = Instant::now();
+        let watched = watch.enter("connect");
         let connected = Communicator::new(config).and_then(|communicator| {
             communicator.connect()?;
             Ok(communicator)
         });
+        drop(watched);
         let communicator = match connected {
             Ok(communicator) => communicator,
             Err(error) => {
@@ -95,7 +75,7 @@ impl<'a> Membership<'a> {
             id,
             epoch: epoch(&communicator),
             world: communicator.world_sizes().group,
-            took_ms: ms(start),
+            took_us: us(start),
         });
         let work = |tag| Work {
             lineage: 0,
@@ -104,13 +84,16 @@ impl<'a> Membership<'a> {
         };
         Ok(Self {
             slots: (0..arguments.tags)
-                .map(|tag| Slot::new(work(tag), id, arguments.bytes))
+                .map(|tag| Slot::new(work(tag), id, arguments))
                 .collect(),
+            arguments,
             communicator,
             log,
             model,
             leave,
+            watch,
             synced: None,
+            is_settled: false,
         })
     }
 
@@ -129,21 +112,49 @@ impl<'a> Membership<'a> {
             self.log.note(Event::Left { outcome });
             return Err(End::Left);
         }
-        if self.synced.is_some() {
+        self.settle();
+        if self.synced.is_some() && !self.is_settled {
             let start = Instant::now();
+            let watched = self.watch.enter("are_peers_pending");
             let pending = self.communicator.are_peers_pending();
+            drop(watched);
             if self.joint("are_peers_pending", start, pending)? == Some(true) {
                 let start = Instant::now();
+                let watched = self.watch.enter("update_topology");
                 let updated = self.communicator.update_topology();
+                drop(watched);
                 self.joint("update_topology", start, updated)?;
             }
         }
-        self.share()?;
+        if self.synced.is_none() || !self.is_settled {
+            self.share()?;
+        }
         if self.communicator.world_sizes().group < 2 {
             std::thread::sleep(ALONE_PAUSE);
             return Ok(());
         }
+        if self.is_settled {
+            compute_for(Duration::from_millis(self.arguments.compute_ms));
+            std::thread::sleep(Duration::from_millis(self.arguments.pause_ms));
+        }
         self.reduce()
+    }
+
+    /// Looks whether everybody is there. All see it in the same turn, as a joint call changed it;
+    /// and it stays so, as they would not see in the same turn who is lost later.
+    fn settle(&mut self) {
+        let wanted = self.arguments.settle_at;
+        let is_complete = wanted.is_some_and(|all| self.communicator.world_sizes().global >= all);
+        if self.is_settled || !is_complete {
+            return;
+        }
+        self.is_settled = true;
+        if self.arguments.fork {
+            match fork::fork() {
+                Ok(pid) => self.log.note(Event::Forked { pid }),
+                Err(error) => eprintln!("stress: cannot fork: {error}"),
+            }
+        }
     }
 
     /// None where the call failed, and may be made again.
@@ -161,7 +172,7 @@ impl<'a> Membership<'a> {
             call: call.to_owned(),
             class: class(&error),
             error: error.to_string(),
-            took_ms: ms(start),
+            took_us: us(start),
         });
         self.end_if(error.gone())?;
         Ok(None)
@@ -184,9 +195,11 @@ impl<'a> Membership<'a> {
             state.revision = Revision(self.model.revision);
             state.tensor("weights", &mut self.model.weights[..]);
             state.tensor("place", &mut self.model.place[..]);
+            let watched = self.watch.enter("sync_shared_state");
             let outcome = self
                 .communicator
                 .sync_shared_state(&mut state, SyncStrategy::EnforcePopular);
+            drop(watched);
             drop(state);
             let error = match outcome {
                 Ok(report) => {
@@ -209,7 +222,7 @@ impl<'a> Membership<'a> {
             self.log.note(Event::SyncFailed {
                 class: class(&error),
                 error: error.to_string(),
-                took_ms: ms(start),
+                took_us: us(start),
             });
             self.end_if(error.gone())?;
             match error {
@@ -235,7 +248,11 @@ impl<'a> Membership<'a> {
         let mut attempt = 0;
         while !open.is_empty() {
             attempt += 1;
+            if self.arguments.sparse {
+                self.log.note(Event::Reducing { step, attempt });
+            }
             let start = Instant::now();
+            let watched = self.watch.enter("all_reduce");
             let communicator = &self.communicator;
             let slots = self.slots.iter_mut().enumerate();
             let started = slots.filter(|(index, _)| open.contains(index));
@@ -245,12 +262,13 @@ impl<'a> Membership<'a> {
                     .collect();
                 running
                     .into_iter()
-                    .map(|(index, reduction)| (index, reduction.wait(), ms(start)))
+                    .map(|(index, reduction)| (index, reduction.wait(), us(start)))
                     .collect::<Vec<_>>()
             });
+            drop(watched);
             open.clear();
-            for (index, outcome, took_ms) in outcomes {
-                let retry = self.note(index, attempt, outcome, took_ms)?;
+            for (index, outcome, took_us) in outcomes {
+                let retry = self.note(index, attempt, outcome, took_us)?;
                 match retry {
                     Some(true) => open.push(index),
                     Some(false) => {}
@@ -260,7 +278,7 @@ impl<'a> Membership<'a> {
         }
         committed.sort_unstable();
         for index in committed {
-            self.model.learn(self.slots[index].result());
+            self.model.learn(self.slots[index].result_digest());
         }
         self.model.place[1] += 1;
         Ok(())
@@ -272,7 +290,7 @@ impl<'a> Membership<'a> {
         index: usize,
         attempt: u32,
         outcome: Result<pccl::ReduceReport, CollectiveError>,
-        took_ms: u64,
+        took_us: u64,
     ) -> Result<Option<bool>, End> {
         let slot = &self.slots[index];
         let id = id(&self.communicator);
@@ -285,9 +303,9 @@ impl<'a> Membership<'a> {
                     epoch: epoch(&self.communicator),
                     contributors: report.contributors.iter().map(|peer| peer.0).collect(),
                     world: report.world_size,
-                    digest: slot.result().digest(),
+                    digest: slot.result_digest(),
                     wrong: slot.result_damage(&report),
-                    took_ms,
+                    took_us,
                 });
                 return Ok(None);
             }
@@ -301,7 +319,7 @@ impl<'a> Membership<'a> {
             error: error.to_string(),
             lost: lost(&error),
             input_damage: slot.input_damage(),
-            took_ms,
+            took_us,
         });
         self.end_if(error.gone())?;
         Ok(Some(!matches!(error, CollectiveError::TooFewPeers { .. })))
@@ -314,6 +332,6 @@ fn epoch(communicator: &Communicator) -> String {
         .map_or_else(String::new, |epoch| epoch.to_string())
 }
 
-fn ms(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+fn us(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
 }

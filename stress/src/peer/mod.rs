@@ -2,8 +2,11 @@
 //! down everything the library tells it.
 
 mod classes;
+mod fork;
 mod membership;
+mod model;
 mod numbers;
+mod watch;
 
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -13,7 +16,10 @@ use std::time::Duration;
 
 use crate::event::Event;
 use crate::log::Log;
-use membership::{End, Membership, Model};
+use crate::pages::Pages;
+use membership::{End, Membership};
+use model::Model;
+use watch::Watch;
 
 /// The word that asks a peer to leave.
 pub(crate) const LEAVE: &str = "leave";
@@ -45,6 +51,27 @@ pub(crate) struct Arguments {
     /// Whether to join again after an eviction.
     #[arg(long)]
     pub(crate) rejoin: bool,
+    /// Group to be in.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) group: u32,
+    /// Pages of the buffers.
+    #[arg(long, value_enum, default_value_t = Pages::Huge)]
+    pub(crate) pages: Pages,
+    /// Touch a sample of each buffer only, and say when each all-reduce begins.
+    #[arg(long)]
+    pub(crate) sparse: bool,
+    /// Once so many peers are in all groups together: all-reduces only, nobody is let in any more.
+    #[arg(long)]
+    pub(crate) settle_at: Option<u32>,
+    /// From then on, compute for so long before each all-reduce, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) compute_ms: u64,
+    /// From then on, pause for so long before each all-reduce, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) pause_ms: u64,
+    /// From then on, have a forked child.
+    #[arg(long)]
+    pub(crate) fork: bool,
 }
 
 /// Ends when asked to leave, and at once when the input ends: then nobody is left to ask.
@@ -52,9 +79,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), String> {
     crate::log_library();
     let mut log = Log::open(&arguments.log, &arguments.label)?;
     let leave = listen();
+    let watch = Watch::start(&arguments.log, &arguments.label)?;
     let mut model = Model::new(arguments);
     loop {
-        let end = match Membership::join(arguments, &mut log, &mut model, &leave) {
+        let end = match Membership::join(arguments, &mut log, &mut model, &leave, &watch) {
             Ok(mut membership) => membership.run(),
             Err(end) => end,
         };

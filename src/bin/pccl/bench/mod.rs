@@ -12,6 +12,7 @@
 //! computed from the known inputs of all ranks, so that a fast wrong answer is seen.
 
 mod cpu;
+mod pages;
 mod peer;
 mod record;
 mod sample;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use pccl::{DataType, ReduceOp};
 
+use pages::Pages;
 pub(crate) use peer::{PeerArguments, run_peer};
 
 #[derive(Args)]
@@ -78,6 +80,9 @@ struct Workload {
     /// Reduce in the caller's buffer instead of into a second one.
     #[arg(long)]
     in_place: bool,
+    /// Pages of the buffers.
+    #[arg(long, value_enum, default_value_t = Pages::Huge)]
+    pages: Pages,
     /// Measured iterations per size [default: 200 up to 64 KiB, 50 up to 4 MiB, then 10].
     #[arg(long, value_name = "I", value_parser = clap::value_parser!(u32).range(1..))]
     iters: Option<u32>,
@@ -124,6 +129,7 @@ impl Workload {
             format!("--concurrent={}", self.concurrent),
             format!("--dtype={}", self.dtype),
             format!("--op={}", self.op),
+            format!("--pages={}", self.pages.name()),
             format!("--warmup={}", self.warmup),
             format!("--timeout={}", self.timeout),
         ];
@@ -195,7 +201,8 @@ mod tests {
     fn another_process_reads_the_same_workload_from_the_flags() {
         for line in [
             "",
-            "--bytes 8,1MiB --lanes 4 --concurrent 8 --dtype bf16 --op max --in-place --iters 7",
+            "--bytes 8,1MiB --lanes 4 --concurrent 8 --dtype bf16 --op max --in-place \
+             --pages small --iters 7",
         ] {
             let workload = read(line.split_whitespace().map(str::to_owned));
             assert_eq!(read(workload.to_flags()), workload);

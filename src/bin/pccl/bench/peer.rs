@@ -9,6 +9,7 @@ use pccl::{
     CollectiveError, Communicator, Config, DataType, ReduceOp, ReduceOptions, ReduceReport, Tag,
 };
 
+use super::pages::Buffer;
 use super::record::{PeerMeasurement, Printer, Record};
 use super::sample::{self, Sample};
 use super::{Workload, cpu};
@@ -136,12 +137,20 @@ fn measure_type(
 
 /// The memory of one operation.
 struct Buffers<T> {
-    send: Vec<T>,
+    send: Buffer<T>,
     /// Empty where the operation is done in place.
-    receive: Vec<T>,
+    receive: Buffer<T>,
 }
 
-impl<T> Buffers<T> {
+impl<T: Sample> Buffers<T> {
+    fn new(count: usize, workload: &Workload) -> std::io::Result<Self> {
+        let receive_count = if workload.in_place { 0 } else { count };
+        Ok(Self {
+            send: Buffer::zeroed(count, workload.pages)?,
+            receive: Buffer::zeroed(receive_count, workload.pages)?,
+        })
+    }
+
     fn result(&self) -> &[T] {
         if self.receive.is_empty() {
             &self.send
@@ -159,13 +168,14 @@ fn measure<T: Sample>(
     let rank = communicator.rank().ok_or("this peer has no rank")?.0;
     let world = communicator.world_sizes().group;
     let count = workload.elements(bytes)?;
-    let zero = T::of_steps(0);
-    let mut operations: Vec<Buffers<T>> = (0..workload.concurrent)
-        .map(|_| Buffers {
-            send: vec![zero; count],
-            receive: vec![zero; if workload.in_place { 0 } else { count }],
-        })
-        .collect();
+    let mut operations = (0..workload.concurrent)
+        .map(|_| Buffers::<T>::new(count, workload))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("no memory for {bytes} bytes: {error}"))?;
+    // So that no measured operation is the first to touch a page.
+    for buffers in &mut operations {
+        buffers.receive.fill(T::of_steps(0));
+    }
     let iters = workload.iters(bytes);
     let mut seconds = Vec::new();
     let mut cpu_seconds = Some(0.0);

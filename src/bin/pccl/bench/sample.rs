@@ -5,12 +5,14 @@
 
 use pccl::{Element, ReduceOp};
 
+use super::pages::Number;
+
 /// Inputs repeat after this many elements. Prime, so that a chunk that lands at the wrong place
 /// meets other values, and small, so that buffers are filled and checked at memory speed.
 const TILE: usize = 8191;
 
 /// An element type that the benchmark can fill buffers with and check.
-pub(super) trait Sample: Element + Copy + 'static {
+pub(super) trait Sample: Element + Number + Copy + 'static {
     /// The value of `steps` steps.
     fn of_steps(steps: u8) -> Self;
     /// The value as a real number.

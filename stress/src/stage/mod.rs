@@ -1,12 +1,20 @@
 //! The run that is hurt: a master, peers, and a log of what was done to them.
 
+mod cuts;
+
+pub(crate) use cuts::Way;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cast::Actor;
 use crate::event::Event;
 use crate::log::Log;
+use crate::net::Network;
+use crate::pages::Pages;
 use crate::peer::LEAVE;
+use crate::profile::Profile;
+use cuts::Wound;
 
 /// How often the processes are looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -14,13 +22,22 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long peers that were asked to leave may take.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What the peers do.
+/// How long a blow may go on after the last one was struck.
+const BLOW_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the peers do, and where.
 #[derive(Clone, Copy)]
 pub(crate) struct Work {
     pub(crate) bytes: u64,
     pub(crate) tags: u64,
     pub(crate) state_bytes: u64,
     pub(crate) master_grace_ms: u64,
+    pub(crate) pages: Pages,
+    /// Whether peers touch a sample of each buffer only, and spend their time in all-reduces.
+    pub(crate) is_sparse: bool,
+    pub(crate) profile: Profile,
+    /// Whether each process has a network of its own, which can be cut.
+    pub(crate) has_networks: bool,
 }
 
 pub(crate) struct Stage {
@@ -33,6 +50,8 @@ pub(crate) struct Stage {
     peers: Vec<Actor>,
     leaving: Vec<Actor>,
     next_label: u64,
+    wounds: Vec<Wound>,
+    network: Option<Network>,
 }
 
 impl Stage {
@@ -48,7 +67,9 @@ impl Stage {
                 std::fs::remove_file(path).map_err(failed)?;
             }
         }
-        let (master, address) = Actor::start_master(folder)?;
+        let mut network = work.has_networks.then(Network::open).transpose()?;
+        let place = network.as_mut().map(Network::place).transpose()?;
+        let (master, address) = Actor::start_master(folder, work.profile, place)?;
         Ok(Self {
             log: Log::open(&folder.join("orchestrator.jsonl"), "orchestrator")?,
             folder: folder.to_owned(),
@@ -59,6 +80,8 @@ impl Stage {
             peers: Vec::new(),
             leaving: Vec::new(),
             next_label: 1,
+            wounds: Vec::new(),
+            network,
         })
     }
 
@@ -73,41 +96,52 @@ impl Stage {
         &self.folder
     }
 
-    /// Starts a peer.
-    pub(crate) fn join(&mut self) -> Result<(), String> {
+    /// Where the peer with this label is among the peers, if it is still there.
+    pub(crate) fn find(&self, label: &str) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.label == label)
+    }
+
+    /// Starts a peer; returns its label.
+    pub(crate) fn join(&mut self) -> Result<String, String> {
+        self.join_with(&[])
+    }
+
+    /// Starts a peer with more arguments.
+    pub(crate) fn join_with(&mut self, more: &[&str]) -> Result<String, String> {
         let label = format!("p{}", self.next_label);
         self.next_label += 1;
         let log = self.folder.join(format!("{label}.jsonl"));
-        let Work {
-            bytes,
-            tags,
-            state_bytes,
-            master_grace_ms,
-        } = self.work;
+        let work = self.work;
         let mut arguments = vec!["peer".to_owned(), "--rejoin".to_owned()];
         for (name, value) in [
             ("--master", self.address.clone()),
             ("--label", label.clone()),
             ("--log", log.display().to_string()),
-            ("--bytes", bytes.to_string()),
-            ("--tags", tags.to_string()),
-            ("--state-bytes", state_bytes.to_string()),
-            ("--master-grace-ms", master_grace_ms.to_string()),
+            ("--bytes", work.bytes.to_string()),
+            ("--tags", work.tags.to_string()),
+            ("--state-bytes", work.state_bytes.to_string()),
+            ("--master-grace-ms", work.master_grace_ms.to_string()),
+            ("--pages", work.pages.name().to_owned()),
         ] {
             arguments.extend([name.to_owned(), value]);
         }
-        let actor = Actor::start(&label, &self.folder, &arguments)?;
+        arguments.extend(work.is_sparse.then(|| "--sparse".to_owned()));
+        arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+        let place = self.network.as_mut().map(Network::place).transpose()?;
+        let actor = Actor::start(&label, &self.folder, &arguments, place)?;
         let pid = actor.pid();
         self.log.note_of(&label, Event::Started { pid });
         self.peers.push(actor);
-        Ok(())
+        Ok(label)
     }
 
     /// Kills the peer with this index.
     pub(crate) fn kill(&mut self, index: usize) -> Result<(), String> {
         let mut actor = self.peers.swap_remove(index);
         self.log.note_of(&actor.label, Event::Killed);
-        actor.kill().map(|_| ())
+        let killed = actor.kill().map(|_| ());
+        retire(self.network.as_mut(), &actor);
+        killed
     }
 
     /// Kills the master.
@@ -145,20 +179,21 @@ impl Stage {
     }
 
     /// Lets time pass, with an eye on everybody.
-    pub(crate) fn wait(&mut self, duration: Duration) {
+    pub(crate) fn wait(&mut self, duration: Duration) -> Result<(), String> {
         let end = Instant::now() + duration;
         loop {
             self.look();
+            self.mend()?;
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return;
+                return Ok(());
             }
             std::thread::sleep(left.min(LOOK));
         }
     }
 
     fn look(&mut self) {
-        let log = &mut self.log;
+        let (log, network) = (&mut self.log, &mut self.network);
         for actors in [&mut self.peers, &mut self.leaving] {
             actors.retain_mut(|actor| {
                 if actor.was_woken() {
@@ -172,6 +207,7 @@ impl Stage {
                     success: status.success(),
                 };
                 log.note_of(&actor.label, ended);
+                retire(network.as_mut(), actor);
                 false
             });
         }
@@ -190,22 +226,33 @@ impl Stage {
         }
     }
 
-    /// Wakes everybody, asks everybody to leave, and waits for that.
-    pub(crate) fn finish(&mut self) {
-        while self.master.is_stopped() || self.peers.iter().any(Actor::is_stopped) {
-            self.wait(LOOK);
+    /// Waits until everybody is awake and can be reached, asks everybody to leave, and waits for
+    /// that; whoever may be computing is given as long more.
+    pub(crate) fn finish(&mut self, computing: Duration) -> Result<(), String> {
+        let end = Instant::now() + BLOW_TIMEOUT;
+        while (self.master.is_stopped() || (0..self.peers.len()).any(|index| self.is_held(index)))
+            && Instant::now() < end
+        {
+            self.wait(LOOK)?;
         }
         // Those who were just woken learn what became of them.
-        self.wait(Duration::from_secs(2));
+        self.wait(Duration::from_secs(2))?;
         self.log.note(Event::Finishing);
         while !self.peers.is_empty() {
             self.ask_to_leave(0);
         }
-        let end = Instant::now() + FINISH_TIMEOUT;
+        let end = Instant::now() + FINISH_TIMEOUT + computing;
         while !self.leaving.is_empty() && Instant::now() < end {
-            self.wait(LOOK);
+            self.wait(LOOK)?;
         }
         // Whoever is still here hangs; the checkers see that it has not ended.
         self.leaving.clear();
+        Ok(())
+    }
+}
+
+fn retire(network: Option<&mut Network>, actor: &Actor) {
+    if let (Some(network), Some(place)) = (network, actor.place()) {
+        network.retire(place.clone());
     }
 }

@@ -1,0 +1,173 @@
+//! What each peer is told of the next epoch, and what the peers answer.
+
+use std::collections::BTreeSet;
+
+use tracing::info;
+
+use super::change::{Change, Stage};
+use super::{Rings, neighbours};
+use crate::mutation::{Mutation, mutated};
+use crate::protocol::master::Master;
+use crate::types::{Epoch, GroupId, OperationId, PeerId, PeerName, WorldSizes};
+use crate::wire::control::{AbortCause, LinkSpec, Outcome, Proposal, ToPeer};
+
+impl Master {
+    pub(super) fn propose(&mut self, rings: Rings) {
+        let Some(change) = &mut self.change else {
+            return;
+        };
+        let is_replacement = self.last_count > self.active.epoch.count;
+        if !(mutated(Mutation::ReuseEpochNumber) && is_replacement) {
+            self.last_count += 1;
+        }
+        let epoch = Epoch {
+            term: self.term,
+            count: self.last_count,
+        };
+        let has_newcomers = !change.basis.newcomers.is_empty();
+        change.stage = Stage::Proposed {
+            epoch,
+            rings: rings.clone(),
+            acknowledged: BTreeSet::new(),
+            wired: BTreeSet::new(),
+            deadline: has_newcomers.then(|| self.now + self.config.wiring_timeout),
+        };
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let global = count(rings.values().map(Vec::len).sum());
+        let largest_group = count(rings.values().map(Vec::len).max().unwrap_or(0));
+        info!(%epoch, world = global, newcomers = change.basis.newcomers.len(), "epoch proposed");
+        for (group, ring) in &rings {
+            let sizes = WorldSizes {
+                global,
+                group: count(ring.len()),
+                groups: count(rings.len()),
+                largest_group,
+            };
+            let names: Vec<PeerName> = ring
+                .iter()
+                .filter_map(|peer| self.members.get(peer).map(|member| member.name.clone()))
+                .collect();
+            let outcomes = self.outcomes(*group, ring);
+            for peer in ring {
+                let proposal = Proposal {
+                    epoch,
+                    sizes,
+                    ring: names.clone(),
+                    links: self.links(*peer, ring),
+                    outcomes: outcomes.clone(),
+                };
+                self.say(*peer, ToPeer::EpochProposed(proposal));
+            }
+        }
+    }
+
+    /// How the operations of a group end if `next` is the ring that follows. An operation that is
+    /// not finished although its group lost nobody is not listed: its members start it again.
+    fn outcomes(&self, group: GroupId, next: &[PeerId]) -> Vec<(OperationId, Outcome)> {
+        let (Some(operations), Some(ring)) =
+            (self.operations.get(&group), self.active.rings.get(&group))
+        else {
+            return Vec::new();
+        };
+        let staying: BTreeSet<PeerId> = ring.iter().filter(|p| next.contains(p)).copied().collect();
+        let lost = self.active.lost.get(&group);
+        operations
+            .unsettled()
+            .filter(|(_, operation)| staying.iter().any(|peer| operation.has_begun(*peer)))
+            .filter_map(|(op, operation)| {
+                let is_done = staying.iter().all(|peer| operation.is_done(*peer));
+                if is_done && operation.needs_all_of(ring) || mutated(Mutation::CommitAllAtEpochEnd)
+                {
+                    Some((
+                        op,
+                        Outcome::Committed {
+                            contributors: ring.clone(),
+                        },
+                    ))
+                } else {
+                    let lost = lost?.clone();
+                    Some((op, Outcome::Aborted(AbortCause::PeersLost(lost))))
+                }
+            })
+            .collect()
+    }
+
+    fn links(&self, peer: PeerId, ring: &[PeerId]) -> Vec<LinkSpec> {
+        let mut links = Vec::new();
+        for (low, high) in neighbours(ring) {
+            let other = match (low == peer, high == peer) {
+                (true, _) => high,
+                (_, true) => low,
+                _ => continue,
+            };
+            let (Some(here), Some(there)) = (self.members.get(&peer), self.members.get(&other))
+            else {
+                continue;
+            };
+            links.push(LinkSpec {
+                peer: there.name.clone(),
+                secret: self.secret("link", &[low.0, high.0]),
+                lanes: here.lanes.max(there.lanes),
+                dials: peer == low,
+            });
+        }
+        links
+    }
+
+    pub(in crate::protocol::master) fn on_acknowledged(
+        &mut self,
+        peer: PeerId,
+        acknowledges: Epoch,
+    ) {
+        if let Some(Change {
+            stage:
+                Stage::Proposed {
+                    epoch,
+                    acknowledged,
+                    ..
+                },
+            ..
+        }) = &mut self.change
+            && *epoch == acknowledges
+        {
+            acknowledged.insert(peer);
+        }
+    }
+
+    pub(in crate::protocol::master) fn on_wired(&mut self, peer: PeerId, reports: Epoch) {
+        if let Some(Change {
+            stage: Stage::Proposed { epoch, wired, .. },
+            ..
+        }) = &mut self.change
+            && *epoch == reports
+        {
+            wired.insert(peer);
+        }
+    }
+
+    /// Newcomers, rings and late members of a proposal whose links have had their time.
+    pub(in crate::protocol::master) fn overdue_wiring(
+        &self,
+    ) -> Option<(BTreeSet<PeerId>, Rings, Vec<PeerId>)> {
+        let Change {
+            basis,
+            stage:
+                Stage::Proposed {
+                    rings,
+                    wired,
+                    deadline,
+                    ..
+                },
+        } = self.change.as_ref()?
+        else {
+            return None;
+        };
+        let is_over = deadline.is_some_and(|deadline| self.now >= deadline);
+        let late = rings
+            .values()
+            .flatten()
+            .filter(|peer| !wired.contains(peer));
+        let late: Vec<PeerId> = late.copied().collect();
+        (is_over && !late.is_empty()).then(|| (basis.newcomers.clone(), rings.clone(), late))
+    }
+}

@@ -1,0 +1,297 @@
+//! Nobody is removed from the run that was well and did nothing wrong.
+//!
+//! Right is the removal of an accepted peer where, not long before,
+//!
+//! - it, or the master, stood still or was cut off for longer than the detection tells from death;
+//! - a connection of it was made to swallow what it is given, or lived on at one end only;
+//! - its connections to the master and to another peer were reset: two witnesses of a death;
+//! - it breaks rules; or others do, and its shared state lost the election against theirs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Checker;
+use super::peers::Peers;
+use crate::error::Gone;
+use crate::sim::Strike;
+use crate::sim::history::{Event, Life, ProcessId, Record, WorldTime};
+
+/// What a detection may take for death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tolerance {
+    /// The shortest outage that it may.
+    pub outage: Duration,
+    /// How long afterwards the consequences may come.
+    pub memory: Duration,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct RightEvictions {
+    tolerance: Tolerance,
+    peers: Peers,
+    accepted: BTreeSet<(ProcessId, Life)>,
+    misbehaving: BTreeSet<ProcessId>,
+    frozen: BTreeMap<ProcessId, Outages>,
+    cut_off: BTreeMap<ProcessId, Outages>,
+    resets: BTreeMap<ProcessId, BTreeMap<ProcessId, WorldTime>>,
+    /// Those with a connection that says nothing and does not end.
+    muted: BTreeMap<ProcessId, WorldTime>,
+}
+
+/// Stretches of time, in order.
+#[derive(Debug, Default)]
+struct Outages(Vec<(WorldTime, Option<WorldTime>)>);
+
+impl RightEvictions {
+    /// For a world whose detection is this one.
+    pub fn new(tolerance: Tolerance) -> Self {
+        Self {
+            tolerance,
+            peers: Peers::default(),
+            accepted: BTreeSet::new(),
+            misbehaving: BTreeSet::new(),
+            frozen: BTreeMap::new(),
+            cut_off: BTreeMap::new(),
+            resets: BTreeMap::new(),
+            muted: BTreeMap::new(),
+        }
+    }
+}
+
+impl Checker for RightEvictions {
+    fn invariant(&self) -> &'static str {
+        "right_evictions"
+    }
+
+    fn see(&mut self, record: &Record) -> Result<(), String> {
+        self.peers.see(record);
+        let (at, process) = (record.at, record.process);
+        match &record.event {
+            Event::Frozen => self.frozen.entry(process).or_default().begin(at),
+            Event::Thawed => self.frozen.entry(process).or_default().end(at),
+            Event::CutOff => self.cut_off.entry(process).or_default().begin(at),
+            Event::Healed => self.cut_off.entry(process).or_default().end(at),
+            Event::Died => self.frozen.entry(process).or_default().begin(at),
+            Event::Struck { with, strike } => {
+                for (one, other) in [(process, *with), (*with, process)] {
+                    match strike {
+                        Strike::Reset => {
+                            self.resets.entry(one).or_default().insert(other, at);
+                        }
+                        Strike::HalfOpen | Strike::Swallow => {
+                            self.muted.insert(one, at);
+                        }
+                    }
+                }
+            }
+            Event::Misbehaves => {
+                self.misbehaving.insert(process);
+            }
+            Event::EpochOpened { .. } => {
+                self.accepted.insert((process, self.peers.life(process)));
+            }
+            Event::MachineGone(Gone::Closed) => {}
+            Event::MachineGone(gone) => {
+                let life = self.peers.life(process);
+                return self.judge(at, (process, life), &gone.to_string());
+            }
+            Event::Evicted { peer, reason } => {
+                if let Some(who) = self.peers.process(*peer) {
+                    return self.judge(at, who, reason);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl RightEvictions {
+    fn judge(&self, at: WorldTime, who: (ProcessId, Life), reason: &str) -> Result<(), String> {
+        const MASTER: ProcessId = ProcessId(0);
+        let process = who.0;
+        let lost_to_liars = !self.misbehaving.is_empty() && reason.contains("shared state");
+        let right = !self.accepted.contains(&who)
+            || self.misbehaving.contains(&process)
+            || lost_to_liars
+            || self.was_out(at, process)
+            || self.was_out(at, MASTER)
+            || self.was_reset_twice(at, process);
+        if right {
+            return Ok(());
+        }
+        Err(format!("{process} was well, and is removed: {reason}"))
+    }
+
+    fn was_out(&self, at: WorldTime, process: ProcessId) -> bool {
+        [&self.frozen, &self.cut_off]
+            .iter()
+            .filter_map(|outages| outages.get(&process))
+            .any(|outages| outages.was_out(at, self.tolerance))
+            || self
+                .muted
+                .get(&process)
+                .is_some_and(|time| self.is_recent(at, *time))
+    }
+
+    /// By the master and by somebody else.
+    fn was_reset_twice(&self, at: WorldTime, process: ProcessId) -> bool {
+        let Some(resets) = self.resets.get(&process) else {
+            return false;
+        };
+        let recent = |time: &WorldTime| self.is_recent(at, *time);
+        resets.get(&ProcessId(0)).is_some_and(recent)
+            && resets.values().filter(|time| recent(time)).count() >= 2
+    }
+
+    fn is_recent(&self, at: WorldTime, time: WorldTime) -> bool {
+        time + self.tolerance.memory >= at
+    }
+}
+
+impl Outages {
+    fn begin(&mut self, at: WorldTime) {
+        if !matches!(self.0.last(), Some((_, None))) {
+            self.0.push((at, None));
+        }
+    }
+
+    fn end(&mut self, at: WorldTime) {
+        if let Some((_, end @ None)) = self.0.last_mut() {
+            *end = Some(at);
+        }
+    }
+
+    /// Outages between which there is less than one's length are one: nobody had the time to find
+    /// out that it is over.
+    fn was_out(&self, at: WorldTime, tolerance: Tolerance) -> bool {
+        let Some((mut start, _)) = self.0.first().copied() else {
+            return false;
+        };
+        let mut before: Option<WorldTime> = None;
+        for (from, to) in &self.0 {
+            if before.is_some_and(|before| before + tolerance.outage < *from) {
+                start = *from;
+            }
+            let end = to.unwrap_or(at).min(at);
+            if start + tolerance.outage <= end && end + tolerance.memory >= at {
+                return true;
+            }
+            before = Some(end);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::story::{Story, epoch, membership, peer};
+    use super::*;
+
+    fn story() -> Story<RightEvictions> {
+        let mut story = Story::of_two(RightEvictions::new(Tolerance {
+            outage: Duration::from_secs(2),
+            memory: Duration::from_secs(10),
+        }));
+        for process in [1, 2] {
+            let event = Event::EpochOpened {
+                epoch: epoch(1),
+                membership: membership(process, &[1, 2]),
+            };
+            story.tell(process, event);
+        }
+        story
+    }
+
+    fn gone() -> Event {
+        Event::MachineGone(Gone::Evicted {
+            reason: "it was silent".to_owned(),
+        })
+    }
+
+    #[test]
+    fn who_stood_still_for_long_is_removed_rightly() {
+        let mut story = story();
+        story.tell(2, Event::Frozen);
+        story.ms += 3000;
+        let evicted = Event::Evicted {
+            peer: peer(2),
+            reason: "it was silent".to_owned(),
+        };
+        story.tell(0, evicted);
+        story.tell(2, Event::Thawed);
+        story.tell(2, gone());
+    }
+
+    #[test]
+    fn who_was_well_is_not() {
+        let words = story().try_tell(2, gone()).unwrap_err();
+        assert!(words.contains("p2 was well"), "{words}");
+        let mut story = story();
+        story.tell(1, Event::Frozen);
+        story.ms += 3000;
+        assert!(story.try_tell(2, gone()).is_err());
+    }
+
+    #[test]
+    fn a_short_outage_and_one_long_ago_are_no_reason() {
+        for (length_ms, pause_ms) in [(1000, 0), (3000, 20_000)] {
+            let mut story = story();
+            story.tell(2, Event::CutOff);
+            story.ms += length_ms;
+            story.tell(2, Event::Healed);
+            story.ms += pause_ms;
+            assert!(story.try_tell(2, gone()).is_err());
+        }
+    }
+
+    #[test]
+    fn short_outages_in_a_row_are_a_long_one() {
+        let mut story = story();
+        for _ in 0..3 {
+            story.tell(2, Event::Frozen);
+            story.ms += 900;
+            story.tell(2, Event::Thawed);
+            story.ms += 100;
+        }
+        story.tell(2, gone());
+    }
+
+    #[test]
+    fn a_master_that_was_away_is_a_reason_for_all() {
+        let mut story = story();
+        story.tell(0, Event::CutOff);
+        story.ms += 3000;
+        story.tell(2, gone());
+    }
+
+    fn strike(story: &mut Story<RightEvictions>, with: u32, strike: Strike) {
+        let with = ProcessId(with);
+        story.tell(2, Event::Struck { with, strike });
+    }
+
+    #[test]
+    fn two_witnesses_of_a_death_are_a_reason_and_one_is_not() {
+        let mut story = story();
+        strike(&mut story, 0, Strike::Reset);
+        assert!(story.try_tell(2, gone()).is_err());
+        strike(&mut story, 1, Strike::Reset);
+        story.tell(2, gone());
+    }
+
+    #[test]
+    fn a_connection_that_swallows_everything_is_a_reason() {
+        let mut story = story();
+        strike(&mut story, 0, Strike::Swallow);
+        story.tell(2, gone());
+    }
+
+    #[test]
+    fn who_leaves_or_misbehaves_is_no_victim() {
+        let mut story = story();
+        story.tell(1, Event::MachineGone(Gone::Closed));
+        story.tell(2, Event::Misbehaves);
+        story.tell(2, gone());
+    }
+}

@@ -1,0 +1,144 @@
+//! I5: after a committed sync all members hold equal content, and the revision has advanced by
+//! exactly one; a sync that one member saw fail nobody saw commit.
+
+use std::collections::BTreeMap;
+
+use super::Checker;
+use super::calls::{Calls, Step};
+use crate::error::SyncError;
+use crate::sim::history::{Life, ProcessId, Record, Returned};
+use crate::types::Revision;
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct StateParity {
+    calls: Calls,
+    rounds: BTreeMap<u64, Round>,
+    /// The last committed revision of each life.
+    last: BTreeMap<(ProcessId, Life), Revision>,
+}
+
+/// What callers were told of one round of one group.
+#[derive(Debug, Default)]
+struct Round {
+    committed: Option<(ProcessId, Revision, blake3::Hash)>,
+    failed: Option<(ProcessId, SyncError)>,
+}
+
+impl Checker for StateParity {
+    fn invariant(&self) -> &'static str {
+        "state_parity"
+    }
+
+    fn see(&mut self, record: &Record) -> Result<(), String> {
+        let Some(Step::Ended {
+            call,
+            result: Returned::Sync { result, content },
+        }) = self.calls.see(record)
+        else {
+            return Ok(());
+        };
+        let process = record.process;
+        let Some(number) = call.round else {
+            return match result {
+                Ok(revision) => Err(format!("{process} synced {revision} in no round at all")),
+                Err(_) => Ok(()),
+            };
+        };
+        let round = self.rounds.entry(number).or_default();
+        match result {
+            Ok(revision) => {
+                round.commit(process, *revision, blake3::hash(content))?;
+                let last = self.last.insert((process, call.life), *revision);
+                match last {
+                    Some(last) if last.0 + 1 != revision.0 => Err(format!(
+                        "{process} went from revision {last} to {revision} with one sync"
+                    )),
+                    _ => Ok(()),
+                }?;
+            }
+            // It has left the run, and nobody knows how the round ended.
+            Err(SyncError::Gone(_)) => {}
+            Err(error) => round.failed = Some((process, error.clone())),
+        }
+        match (&round.committed, &round.failed) {
+            (Some((winner, revision, _)), Some((loser, error))) => Err(format!(
+                "round {number} committed revision {revision} at {winner}, {loser} was told: {error}"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Round {
+    fn commit(
+        &mut self,
+        process: ProcessId,
+        revision: Revision,
+        hash: blake3::Hash,
+    ) -> Result<(), String> {
+        let (other, theirs, content) = self.committed.get_or_insert((process, revision, hash));
+        if *theirs != revision {
+            return Err(format!(
+                "{other} synced revision {theirs}, {process} {revision} in the same round"
+            ));
+        }
+        if *content != hash {
+            return Err(format!(
+                "{other} and {process} hold different content at revision {revision}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::story::Story;
+    use super::*;
+
+    fn aborted() -> SyncError {
+        SyncError::Aborted {
+            reason: "the holder was lost".to_owned(),
+        }
+    }
+
+    fn story() -> (Story<StateParity>, u64) {
+        let mut story = Story::of_two(StateParity::default());
+        let one = story.sync(1, 1, 4);
+        let two = story.sync(2, 1, 0);
+        story.synced(1, one, Ok(4), b"state").unwrap();
+        (story, two)
+    }
+
+    #[test]
+    fn equal_content_and_one_step_is_right() {
+        let (mut story, two) = story();
+        story.synced(2, two, Ok(4), b"state").unwrap();
+        let one = story.sync(1, 2, 5);
+        story.synced(1, one, Err(aborted()), b"torn").unwrap();
+        let one = story.sync(1, 3, 5);
+        story.synced(1, one, Ok(5), b"next").unwrap();
+    }
+
+    #[test]
+    fn different_content_is_seen() {
+        let (mut story, two) = story();
+        assert!(story.synced(2, two, Ok(4), b"other").is_err());
+    }
+
+    #[test]
+    fn a_failure_beside_a_commit_is_seen() {
+        let (mut story, two) = story();
+        assert!(story.synced(2, two, Err(aborted()), b"state").is_err());
+    }
+
+    #[test]
+    fn a_revision_that_stays_or_jumps_is_seen() {
+        for revision in [4, 6] {
+            let (mut story, _) = story();
+            let one = story.sync(1, 2, revision);
+            assert!(story.synced(1, one, Ok(revision), b"next").is_err());
+        }
+    }
+}
