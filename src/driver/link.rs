@@ -90,6 +90,11 @@ impl Link {
         self.make_lanes();
     }
 
+    /// What it may take from now on.
+    pub(super) fn allow(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     fn make_lanes(&mut self) {
         let since = Instant::now();
         let missing = || Lane {

@@ -130,6 +130,16 @@ impl Links {
         removed
     }
 
+    /// What links may take from now on.
+    pub(super) fn allow(&mut self, timeout: Duration) {
+        if let Some(caller) = &mut self.caller {
+            caller.link_timeout = timeout;
+        }
+        for link in self.links.values_mut() {
+            link.allow(timeout);
+        }
+    }
+
     /// A lane was dialled from the other side.
     pub(super) fn on_incoming(&mut self, hello: LaneHello, stream: Stream) {
         self.offer(hello, stream, Instant::now() + HELD_FOR);

@@ -28,7 +28,7 @@ use crate::engine::UserMemory;
 use crate::protocol::peer::{Input, Output, Peer, PeerConfig, Reply, RequestId};
 use crate::transport::{Incoming, Stream, refuse};
 use crate::types::{Epoch, OperationId, PeerId};
-use crate::wire::control::{Hello, Join, ToPeer, Welcome};
+use crate::wire::control::{Hello, Join, LinkSpec, ToPeer, Welcome};
 use crate::wire::greeting::Kind;
 use crate::wire::hello::{LaneHello, TransferHello};
 
@@ -64,6 +64,7 @@ pub(super) struct Loop {
     caller: Option<Caller>,
 
     links: Links,
+    patience: Patience,
     link_queue: mpsc::UnboundedReceiver<LinkEvent>,
     plane: Arc<DataPlane>,
     plane_queue: mpsc::UnboundedReceiver<PlaneEvent>,
@@ -75,6 +76,13 @@ pub(super) struct Loop {
     pending: BTreeMap<RequestId, Pending>,
     /// Which command each running operation belongs to.
     running: BTreeMap<OperationId, RequestId>,
+}
+
+/// What is waited for of neighbours, as far as settings say.
+#[derive(Clone, Copy, Default)]
+struct Patience {
+    link_timeout: Duration,
+    lane_stall_timeout: Duration,
 }
 
 struct Pending {
@@ -121,6 +129,7 @@ impl Loop {
             closing: None,
             caller: None,
             links: Links::new(link_events),
+            patience: Patience::default(),
             link_queue,
             plane: DataPlane::new(runtime, plane_events, config.keepalive_interval),
             plane_queue,
@@ -298,6 +307,11 @@ impl Loop {
             run, peer, timings, ..
         } = welcome
         {
+            let base = Patience {
+                link_timeout: self.config.link_timeout.unwrap_or(timings.link_timeout),
+                lane_stall_timeout: timings.lane_stall_timeout,
+            };
+            self.patience = base;
             let caller = Caller {
                 network: self.host.network.clone(),
                 run: *run,
@@ -305,13 +319,26 @@ impl Loop {
                 master,
                 bind: self.config.bind,
                 socket: self.config.socket.clone(),
-                link_timeout: self.config.link_timeout.unwrap_or(timings.link_timeout),
-                lane_stall_timeout: timings.lane_stall_timeout,
+                link_timeout: base.link_timeout,
+                lane_stall_timeout: base.lane_stall_timeout,
             };
             self.plane.set_stall_timeout(timings.lane_stall_timeout);
             self.caller = Some(caller.clone());
             self.links.introduce(caller);
         }
+    }
+
+    /// Nothing is expected of far neighbours before their answers can be here.
+    fn allow_for(&mut self, links: &[LinkSpec]) {
+        let longest = links.iter().map(|link| link.round_trip).max();
+        let least = longest.unwrap_or_default() * 5 / 2;
+        let Some(caller) = &mut self.caller else {
+            return;
+        };
+        caller.link_timeout = self.patience.link_timeout.max(least);
+        caller.lane_stall_timeout = self.patience.lane_stall_timeout.max(least);
+        self.plane.set_stall_timeout(caller.lane_stall_timeout);
+        self.links.allow(caller.link_timeout);
     }
 
     fn on_plane_event(&mut self, event: PlaneEvent) {
@@ -431,6 +458,7 @@ impl Loop {
                     }
                 }
                 Output::Wire { epoch, links } => {
+                    self.allow_for(&links);
                     for peer in self.links.set(epoch, links) {
                         self.plane.remove_link(peer);
                     }

@@ -350,7 +350,11 @@ impl<'a, S: Script> World<'a, S> {
                 Some(())
             }
         };
-        self.struck += u32::from(struck.is_some());
+        if struck.is_none() {
+            // Nobody is left to be hurt so: that alone is worth a look.
+            self.start(None)?;
+        }
+        self.struck += 1;
         Ok(())
     }
 

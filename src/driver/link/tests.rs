@@ -20,6 +20,7 @@ fn link(lanes: u16, dials: bool) -> Link {
         secret: [0; 16],
         lanes,
         dials,
+        round_trip: Duration::ZERO,
     };
     Link::new(spec, TIMEOUT)
 }

@@ -66,6 +66,7 @@ impl Node {
             secret: [7; 16],
             lanes: LANES,
             dials: index == 0,
+            round_trip: Duration::ZERO,
         };
         links.set(EPOCH, vec![spec]);
         Node {

@@ -174,6 +174,7 @@ impl Master {
         seed: [u8; 32],
         now: Timestamp,
     ) -> Self {
+        let testimony = Testimony::new(&config);
         Self {
             next_heartbeat: now + config.heartbeat_interval,
             config,
@@ -190,7 +191,7 @@ impl Master {
             change: None,
             last_count: 0,
             next_request: 1,
-            testimony: Testimony::default(),
+            testimony,
             operations: BTreeMap::new(),
             shared_state: BTreeMap::new(),
             next_round: 1,

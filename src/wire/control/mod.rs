@@ -277,6 +277,9 @@ pub struct LinkSpec {
     pub lanes: u16,
     /// Whether this end dials first. The other does so only if nothing arrives.
     pub dials: bool,
+    /// The longest round trip to expect: both ends' to the master, one after the other. Whole
+    /// milliseconds.
+    pub round_trip: Duration,
 }
 
 /// The end of an operation.

@@ -109,6 +109,8 @@ impl Master {
                 secret: self.secret("link", &[low.0, high.0]),
                 lanes: here.lanes.max(there.lanes),
                 dials: peer == low,
+                // The way over the master's machine is one that exists.
+                round_trip: here.watch.round_trip() + there.watch.round_trip(),
             });
         }
         links
