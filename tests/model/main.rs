@@ -25,7 +25,7 @@
 //! # Why the states are few, and what that loses
 //!
 //! * *Time is a fault, not a clock.* That silence is noticed is one step: everybody else is heard,
-//!   `heartbeat_timeout` passes. Machines compare moments only to decide what is overdue.
+//!   and the limit of silence passes. Machines compare moments only to decide what is overdue.
 //! * *Numbers without meaning are left out of a state*: sequence numbers (each side hears the
 //!   other's without a gap, and what was heard is acknowledged at once, which only makes a side
 //!   forget it), connection and request ids (used again once free), whoever is dead or gone (nobody
@@ -37,7 +37,8 @@
 //!   was sent, unless data of a peer that heard earlier led to it; the two then commute (the
 //!   message ends another operation). A peer that is cut off hears late all the same. The instances
 //!   `in_full`, and all walks, hear in steps of their own.
-//! * *A death is noticed when it happens*: one that nobody has noticed is a peer that does nothing
+//! * *A death is noticed when it happens*, by its connection and its port: lanes that close are a third
+//!   witness, and change what is logged. One that nobody has noticed is a peer that does nothing
 //!   more, whose queue is lost when it is.
 //! * *What can only be dropped by its number is dropped at once*: numbers rise, so it can never be
 //!   otherwise.
