@@ -71,7 +71,8 @@
 //! # Features
 //!
 //! `net` (default) is everything above the pure rooms; `cli` (default, needs `net`) is the `pccl`
-//! program. Without `net` only the pure rooms are built.
+//! program. Without `net` only the pure rooms are built. `sim` is a simulated world for this
+//! repository's own tests.
 
 // Elements travel as they lie in memory.
 #[cfg(target_endian = "big")]
@@ -127,14 +128,14 @@ pub use protocol::master::MasterConfig;
 // A collective as data: who sends which chunk to whom, in what order.
 #[doc(hidden)]
 pub mod schedule;
-// A world of simulated processes and networks, for tests of faults.
-#[cfg(feature = "sim")]
-#[doc(hidden)]
-pub mod sim;
 // Digests, election and transfer of what all peers of a group share.
 #[doc(hidden)]
 pub mod shared_state;
 pub use shared_state::SyncStrategy;
+// A world of simulated processes and networks, for tests of faults.
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod sim;
 // A ring that avoids broken links, and who goes where there is none.
 #[doc(hidden)]
 pub mod topology;

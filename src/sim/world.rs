@@ -90,7 +90,7 @@ pub(crate) trait Script {
 pub(crate) struct Ending {
     pub(crate) at: WorldTime,
     pub(crate) came_right: bool,
-    /// Faults that found a victim.
+    /// Faults that struck. Where nobody was left to be their victim, a process was started instead.
     pub(crate) faults: u32,
 }
 
@@ -108,13 +108,15 @@ pub(crate) struct World<'a, S> {
     vacant: Vec<Machine>,
     undo: BTreeMap<(WorldTime, u64), Undo>,
     cuts: BTreeMap<(Machine, Machine), u32>,
+    /// How many cuts concern each process.
+    cut_off: BTreeMap<ProcessId, u32>,
     struck: u32,
 }
 
 enum Undo {
     Thaw(ProcessId),
     Mend(Vec<(Machine, Machine)>, Vec<ProcessId>),
-    Speed(Machine, Machine, u64),
+    Quicken(Machine, Machine),
 }
 
 impl<'a, S: Script> World<'a, S> {
@@ -133,8 +135,14 @@ impl<'a, S: Script> World<'a, S> {
             vacant: Vec::new(),
             undo: BTreeMap::new(),
             cuts: BTreeMap::new(),
+            cut_off: BTreeMap::new(),
             struck: 0,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Runs until all has come right and ended, something is wrong, or `bound` after calm is over.
@@ -342,7 +350,7 @@ impl<'a, S: Script> World<'a, S> {
                     ..path
                 };
                 self.network.set_path(from, to, slow);
-                self.later(length, Undo::Speed(from, to, path.rate_bytes_per_s));
+                self.later(length, Undo::Quicken(from, to));
             }),
             FaultKind::Start { in_its_place } => {
                 let machine = self.vacant.pop().filter(|_| in_its_place);
@@ -381,6 +389,7 @@ impl<'a, S: Script> World<'a, S> {
             self.network.cut(*from, *to, true);
         }
         for process in &who {
+            *self.cut_off.entry(*process).or_insert(0) += 1;
             self.note(*process, Event::CutOff);
         }
         self.later(length, Undo::Mend(cuts, who));
@@ -414,13 +423,19 @@ impl<'a, S: Script> World<'a, S> {
                         }
                     }
                     for process in who {
-                        self.note(process, Event::Healed);
+                        let count = self.cut_off.entry(process).or_insert(1);
+                        *count -= 1;
+                        if *count == 0 {
+                            self.note(process, Event::Healed);
+                        }
                     }
                 }
-                Undo::Speed(from, to, rate_bytes_per_s) => {
+                Undo::Quicken(from, to) => {
+                    // All paths are as fast as the plan says: what this one had before may have
+                    // been another fault's.
                     let path = self.network.path(from, to);
                     let path = Path {
-                        rate_bytes_per_s,
+                        rate_bytes_per_s: self.plan.path.rate_bytes_per_s,
                         ..path
                     };
                     self.network.set_path(from, to, path);

@@ -15,7 +15,7 @@ use crate::sim::history::{ProcessId, WorldTime};
 const NOBODY: ProcessId = ProcessId(u32::MAX);
 
 /// The world's clocks count in steps of this: whatever arrives does so on one.
-const STEP: u64 = 1_000_000;
+const STEP_NS: u64 = 1_000_000;
 
 pub(super) struct Switch {
     pub(super) now: WorldTime,
@@ -158,7 +158,7 @@ impl Switch {
 
     fn schedule(&mut self, at: WorldTime, arrival: Arrival) {
         // Never now: what a process does in this step is seen in the next.
-        let at = at.0.max(self.now.0 + 1).div_ceil(STEP) * STEP;
+        let at = at.0.max(self.now.0 + 1).div_ceil(STEP_NS) * STEP_NS;
         let number = self.next_number;
         self.next_number += 1;
         self.arrivals.insert((WorldTime(at), number), arrival);
