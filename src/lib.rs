@@ -105,11 +105,16 @@ mod types;
 pub use types::{
     DataType, Epoch, GroupId, PeerId, PeerName, Rank, ReduceOp, Revision, RunId, Tag, WorldSizes,
 };
+#[doc(hidden)]
+pub use types::{Descriptor, OperationId, Timestamp};
 
 // Lanes' bytes into kernels and user memory, and back.
 #[cfg(feature = "net")]
 #[doc(hidden)]
 pub mod datapath;
+// Rules that tests break on purpose.
+#[doc(hidden)]
+pub mod mutation;
 // One operation at one rank: user memory, what is due, in flight and arrived.
 #[doc(hidden)]
 pub mod engine;

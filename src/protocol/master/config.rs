@@ -7,7 +7,7 @@ use crate::wire::control::Timings;
 /// Settings of a master. All durations cost time to notice a failure when large, and wrong
 /// suspicion when small. Peers are told the first five when they register. [`Default`] is for any
 /// network; [`MasterConfig::fast`] tells a dead peer in under a second at 100 ms round trip.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MasterConfig {
     /// How often master and peers speak at least. Default 500 ms, fast 100 ms; each beat is about
     /// 70 bytes each way.
