@@ -16,9 +16,10 @@ pub(super) enum Undo {
 }
 
 impl<S: Script> World<'_, S> {
-    pub(super) fn strike(&mut self, fault: &Fault) -> std::io::Result<()> {
+    /// Brings a fault about. False: nobody is there to be hurt so.
+    pub(super) fn strike(&mut self, fault: &Fault) -> std::io::Result<bool> {
         if self.signals.calm().is_some() {
-            return Ok(());
+            return Ok(true);
         }
         let peers = self.peers();
         let peer = |n: u64| {
@@ -98,15 +99,11 @@ impl<S: Script> World<'_, S> {
             FaultKind::Start { in_its_place } => {
                 let machine = in_its_place.then(|| self.vacant.pop()).flatten();
                 self.start(machine)?;
-                Some(())
+                return Ok(true);
             }
         };
-        if struck.is_none() {
-            // Nobody is left to be hurt so: that alone is worth a look.
-            self.start(None)?;
-        }
-        self.struck += 1;
-        Ok(())
+        self.struck += u32::from(struck.is_some());
+        Ok(struck.is_some())
     }
 
     fn kill(&mut self, victim: ProcessId, lag: Duration, fault: &Fault) {
