@@ -32,6 +32,7 @@ mod testimony;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
+use crate::mutation::{Mutation, mutated};
 use crate::types::{Epoch, GroupId, PeerId, PeerName, RunId, Timestamp};
 use crate::wire::control::{Frame, Hello, ToMaster, ToPeer, Welcome};
 
@@ -45,11 +46,11 @@ use syncs::SharedStateOfGroup;
 use testimony::Testimony;
 
 /// A connection, as the driver numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
 /// What happens to a master.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Input {
     /// A connection said hello.
     Greeted {
@@ -91,7 +92,7 @@ pub enum Input {
 }
 
 /// What a master wants done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Output {
     /// Answer a hello; the connection is the peer's from now on.
     Welcome {
@@ -133,7 +134,7 @@ pub enum Output {
 }
 
 /// See the module's text.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Master {
     config: MasterConfig,
     run: RunId,
@@ -266,7 +267,7 @@ impl Master {
                 continue;
             }
             // Once an epoch is proposed nothing more is settled in the old one.
-            if self.change.is_some() {
+            if self.change.is_some() && !mutated(Mutation::SettleWhileChanging) {
                 return;
             }
             let settled = self.fail_what_cannot_meet()

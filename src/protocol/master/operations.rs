@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::debug;
 
 use super::Master;
+use crate::mutation::{Mutation, mutated};
 use crate::types::{Descriptor, Epoch, GroupId, OperationId, PeerId, Tag};
 use crate::wire::control::{AbortCause, Outcome, ToPeer};
 
 /// The operations of a group in the active epoch.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Operations {
     epoch: Epoch,
     unsettled: BTreeMap<Tag, Operation>,
@@ -18,7 +19,7 @@ pub(super) struct Operations {
 }
 
 /// What the members said of one operation.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Operation {
     begun: BTreeMap<PeerId, Descriptor>,
     done: BTreeSet<PeerId>,
@@ -208,7 +209,9 @@ impl Master {
                 continue;
             };
             for (op, operation) in operations.unsettled() {
-                if ring.iter().all(|peer| operation.is_done(*peer)) {
+                let is_done = |peer: &PeerId| operation.is_done(*peer);
+                let early = mutated(Mutation::SettleAtFirstDone) && ring.iter().any(is_done);
+                if early || ring.iter().all(is_done) {
                     finished.push((*group, op, ring.clone()));
                 }
             }

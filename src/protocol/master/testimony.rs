@@ -21,7 +21,7 @@ const BROKEN_FOR: Duration = Duration::from_secs(60);
 type Pair = (PeerId, PeerId);
 
 /// Links that cannot be made, as (lower, higher) id.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Testimony {
     /// How long a complaint between two newcomers, or one that costs an accepted peer its place,
     /// waits for a second one that says whose fault it is.
@@ -34,7 +34,7 @@ pub(super) struct Testimony {
 }
 
 /// When it was said first and last; it is repeated as long as it is true.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Broken {
     first: Timestamp,
     last: Timestamp,

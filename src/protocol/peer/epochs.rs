@@ -3,6 +3,7 @@
 use tracing::{debug, info, warn};
 
 use super::{ActiveEpoch, LinkLoss, Membership, Output, Peer, Phase, Proposed, Reply};
+use crate::mutation::{Mutation, mutated};
 use crate::types::{Epoch, PeerId, Rank};
 use crate::wire::control::{LinkSpec, Proposal, ToMaster};
 
@@ -16,6 +17,11 @@ impl Peer {
         }
         debug!(epoch = %proposal.epoch, world = proposal.sizes.global, "epoch proposed");
         let epoch = proposal.epoch;
+        if mutated(Mutation::OutcomesAtProposal) {
+            for (op, outcome) in proposal.outcomes.clone() {
+                self.on_settled(op, outcome);
+            }
+        }
         self.proposed = Some(Proposed {
             proposal,
             wired: false,
@@ -115,7 +121,9 @@ impl Peer {
         for (op, outcome) in proposal.outcomes {
             self.on_settled(op, outcome);
         }
-        self.put_back_unlisted();
+        if !mutated(Mutation::KeepUnlisted) {
+            self.put_back_unlisted();
+        }
         self.settled.clear();
         self.active = Some(ActiveEpoch {
             epoch,

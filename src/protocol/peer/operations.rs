@@ -7,11 +7,12 @@ use tracing::debug;
 use super::calls::RunningCall;
 use super::{OPERATIONS_MAX, Output, Peer, Phase, Reply, RequestId};
 use crate::error::{CollectiveError, Gone, LostPeer};
+use crate::mutation::{Mutation, mutated};
 use crate::types::{Descriptor, OperationId, PeerId, Tag, Timestamp};
 use crate::wire::control::{AbortCause, Outcome, ToMaster};
 
 /// An operation that the caller waits for.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Operation {
     request: RequestId,
     descriptor: Descriptor,
@@ -24,7 +25,7 @@ pub(super) struct Operation {
     state: State,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum State {
     /// For the proposed epoch to be active.
     Waiting,
@@ -38,7 +39,7 @@ enum State {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Then {
     Reply(Result<Vec<PeerId>, CollectiveError>),
     Restart,
@@ -209,6 +210,9 @@ impl Peer {
             }
             // A newcomer owes nothing of an epoch it was not in.
             (None, _) if !is_of_active => {}
+            (None, Outcome::Aborted(_)) if mutated(Mutation::ForgetDebt) => {
+                self.outputs.push_back(Output::NoteSettled { op });
+            }
             (None, Outcome::Aborted(cause)) => {
                 debug!(%op, ?cause, "aborted before it was called here; its next use will say so");
                 self.debts.entry(op.tag).or_default().push_back(cause);

@@ -2,7 +2,8 @@
 //!
 //! Right is the removal of an accepted peer where, not long before,
 //!
-//! - it died; or it, or the master, stood still or was cut off for longer than the detection tells from death;
+//! - it died; or it, or the master, stood still or was cut off for longer than the detection tells
+//!   from death;
 //! - a connection of it was made to swallow what it is given, or lived on at one end only;
 //! - its connections to the master and to another peer were reset: two witnesses of a death;
 //! - it breaks rules; or others do, and its shared state lost the election against theirs.
@@ -34,8 +35,6 @@ pub struct RightEvictions {
     misbehaving: BTreeSet<ProcessId>,
     frozen: BTreeMap<ProcessId, Outages>,
     cut_off: BTreeMap<ProcessId, Outages>,
-    /// How many cuts a process is behind now.
-    cuts: BTreeMap<ProcessId, u32>,
     resets: BTreeMap<ProcessId, BTreeMap<ProcessId, WorldTime>>,
     /// Those with a connection that says nothing and does not end.
     muted: BTreeMap<ProcessId, WorldTime>,
@@ -55,7 +54,6 @@ impl RightEvictions {
             misbehaving: BTreeSet::new(),
             frozen: BTreeMap::new(),
             cut_off: BTreeMap::new(),
-            cuts: BTreeMap::new(),
             resets: BTreeMap::new(),
             muted: BTreeMap::new(),
         }
@@ -73,18 +71,8 @@ impl Checker for RightEvictions {
         match &record.event {
             Event::Frozen => self.frozen.entry(process).or_default().begin(at),
             Event::Thawed => self.frozen.entry(process).or_default().end(at),
-            Event::CutOff => {
-                *self.cuts.entry(process).or_default() += 1;
-                self.cut_off.entry(process).or_default().begin(at);
-            }
-            Event::Healed => {
-                let cuts = self.cuts.entry(process).or_default();
-                *cuts = cuts.saturating_sub(1);
-                if *cuts == 0 {
-                    self.cut_off.entry(process).or_default().end(at);
-                }
-            }
-            Event::Died => self.frozen.entry(process).or_default().begin(at),
+            Event::CutOff => self.cut_off.entry(process).or_default().begin(at),
+            Event::Healed => self.cut_off.entry(process).or_default().end(at),
             Event::Struck { with, strike } => {
                 for (one, other) in [(process, *with), (*with, process)] {
                     match strike {
@@ -257,17 +245,6 @@ mod tests {
             story.ms += pause_ms;
             assert!(story.try_tell(2, gone()).is_err());
         }
-    }
-
-    #[test]
-    fn a_short_cut_within_a_long_one_does_not_end_it() {
-        let mut story = story();
-        story.tell(2, Event::CutOff);
-        story.tell(2, Event::CutOff);
-        story.ms += 300;
-        story.tell(2, Event::Healed);
-        story.ms += 2700;
-        story.tell(2, gone());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use tracing::info;
 
 use super::change::{Change, Stage};
 use super::{Rings, neighbours};
+use crate::mutation::{Mutation, mutated};
 use crate::protocol::master::Master;
 use crate::protocol::master::members::Member;
 use crate::types::{Epoch, GroupId, OperationId, PeerId, PeerName, WorldSizes};
@@ -21,7 +22,10 @@ impl Master {
         let Some(change) = &mut self.change else {
             return;
         };
-        self.last_count += 1;
+        let is_replacement = self.last_count > self.active.epoch.count;
+        if !(mutated(Mutation::ReuseEpochNumber) && is_replacement) {
+            self.last_count += 1;
+        }
         let epoch = Epoch {
             term: self.term,
             count: self.last_count,
@@ -78,7 +82,8 @@ impl Master {
             .filter(|(_, operation)| staying.iter().any(|peer| operation.has_begun(*peer)))
             .filter_map(|(op, operation)| {
                 let is_done = staying.iter().all(|peer| operation.is_done(*peer));
-                if is_done && operation.needs_all_of(ring) {
+                if is_done && operation.needs_all_of(ring) || mutated(Mutation::CommitAllAtEpochEnd)
+                {
                     Some((
                         op,
                         Outcome::Committed {
