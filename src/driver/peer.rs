@@ -18,7 +18,7 @@ use super::handle::{Payload, Request, Respond, Response, Snapshot};
 use super::host::Host;
 #[cfg(feature = "sim")]
 use super::host::observer::Observed;
-use super::link::Change;
+use super::link::{Change, Patience};
 use super::links::{Caller, LinkEvent, Links};
 use super::reach::{Unreached, reach};
 use super::sync::{Session, SyncEvent, SyncTraffic, turn_away};
@@ -64,6 +64,7 @@ pub(super) struct Loop {
     caller: Option<Caller>,
 
     links: Links,
+    /// What is waited for of neighbours, as far as settings say.
     patience: Patience,
     link_queue: mpsc::UnboundedReceiver<LinkEvent>,
     plane: Arc<DataPlane>,
@@ -76,13 +77,6 @@ pub(super) struct Loop {
     pending: BTreeMap<RequestId, Pending>,
     /// Which command each running operation belongs to.
     running: BTreeMap<OperationId, RequestId>,
-}
-
-/// What is waited for of neighbours, as far as settings say.
-#[derive(Clone, Copy, Default)]
-struct Patience {
-    link_timeout: Duration,
-    lane_stall_timeout: Duration,
 }
 
 struct Pending {
@@ -162,7 +156,7 @@ impl Loop {
             // queues above the last one, and each waits for answers.
             tokio::select! {
                 biased;
-                () = sleep => self.tick(),
+                () = sleep => self.tick(timeout.unwrap_or_else(tokio::time::Instant::now)),
                 Some(event) = self.event_queue.recv() => self.on_event(event),
                 Some(event) = self.plane_queue.recv() => self.on_plane_event(event),
                 Some(event) = self.link_queue.recv() => self.on_link_event(event),
@@ -209,7 +203,7 @@ impl Loop {
             .min()
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self, due: tokio::time::Instant) {
         // What has arrived is read before any watch is asked.
         for _ in 0..EVENTS_BEFORE_TICK {
             match self.event_queue.try_recv() {
@@ -217,7 +211,19 @@ impl Loop {
                 Err(_) => break,
             }
         }
-        for (peer, change) in self.links.tick() {
+        for _ in 0..EVENTS_BEFORE_TICK {
+            match self.plane_queue.try_recv() {
+                Ok(event) => self.on_plane_event(event),
+                Err(_) => break,
+            }
+        }
+        for _ in 0..EVENTS_BEFORE_TICK {
+            match self.link_queue.try_recv() {
+                Ok(event) => self.on_link_event(event),
+                Err(_) => break,
+            }
+        }
+        for (peer, change) in self.links.tick(due) {
             self.on_link_change(peer, change);
         }
         self.tell(Input::Tick);
@@ -331,12 +337,12 @@ impl Loop {
     /// Nothing is expected of far neighbours before their answers can be here.
     fn allow_for(&mut self, links: &[LinkSpec]) {
         let longest = links.iter().map(|link| link.round_trip).max();
-        let least = longest.unwrap_or_default() * 5 / 2;
+        let patience = self.patience.across(longest.unwrap_or_default());
         let Some(caller) = &mut self.caller else {
             return;
         };
-        caller.link_timeout = self.patience.link_timeout.max(least);
-        caller.lane_stall_timeout = self.patience.lane_stall_timeout.max(least);
+        caller.link_timeout = patience.link_timeout;
+        caller.lane_stall_timeout = patience.lane_stall_timeout;
         self.plane.set_stall_timeout(caller.lane_stall_timeout);
         self.links.allow(caller.link_timeout);
     }

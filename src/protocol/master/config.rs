@@ -25,8 +25,8 @@ pub struct MasterConfig {
     /// anew in vain.
     pub lane_stall_timeout: Duration,
     /// How long a link between two peers may be without a lane before the master hears of it, where
-    /// a peer's own setting does not say otherwise; two and a half of the longest round trips if
-    /// that is more. Default 1.5 s, fast 300 ms. A link that is cut costs this and
+    /// a peer's own setting does not say otherwise; three and a half of the longest round trips
+    /// if that is more. Default 1.5 s, fast 300 ms. A link that is cut costs this and
     /// `lane_stall_timeout`.
     pub link_timeout: Duration,
     /// How long a peer whose control connection broke may take to resume, unless a second witness
