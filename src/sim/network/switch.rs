@@ -74,6 +74,8 @@ enum Overdue {
 }
 
 struct Packet {
+    /// In the order in which they were sent.
+    number: u64,
     connection: u64,
     from: Side,
     sent_at: WorldTime,
@@ -153,9 +155,33 @@ impl Switch {
         }
         line.path = path;
         if !path.is_cut {
-            for packet in std::mem::take(&mut line.held) {
-                self.post(packet);
+            let held = std::mem::take(&mut line.held);
+            self.go_on(held.into());
+        }
+    }
+
+    /// What met a cut goes on, and before anything of its connection that was sent later.
+    fn go_on(&mut self, mut packets: Vec<Packet>) {
+        let way = |packet: &Packet| (packet.connection, packet.from);
+        let ways: BTreeSet<(u64, Side)> = packets.iter().map(way).collect();
+        let is_behind = |arrival: &Arrival| match arrival {
+            Arrival::Packet(packet) => ways.contains(&way(packet)),
+            _ => false,
+        };
+        let behind: Vec<_> = self
+            .arrivals
+            .iter()
+            .filter(|(_, arrival)| is_behind(arrival))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in behind {
+            if let Some(Arrival::Packet(packet)) = self.arrivals.remove(&key) {
+                packets.push(packet);
             }
+        }
+        packets.sort_by_key(|packet| packet.number);
+        for packet in packets {
+            self.post(packet);
         }
     }
 
@@ -168,8 +194,10 @@ impl Switch {
     }
 
     fn send(&mut self, connection: u64, from: Side, what: What) {
-        let sent_at = self.now;
+        let (sent_at, number) = (self.now, self.next_number);
+        self.next_number += 1;
         self.post(Packet {
+            number,
             connection,
             from,
             sent_at,
