@@ -109,6 +109,9 @@ pub use types::{
 #[cfg(feature = "net")]
 #[doc(hidden)]
 pub mod datapath;
+// Rules that tests break on purpose.
+#[doc(hidden)]
+pub mod mutation;
 // One operation at one rank: user memory, what is due, in flight and arrived.
 #[doc(hidden)]
 pub mod engine;

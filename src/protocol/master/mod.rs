@@ -32,6 +32,7 @@ mod testimony;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
+use crate::mutation::{Mutation, mutated};
 use crate::types::{Epoch, GroupId, PeerId, PeerName, RunId, Timestamp};
 use crate::wire::control::{Frame, Hello, ToMaster, ToPeer, Welcome};
 
@@ -265,7 +266,7 @@ impl Master {
                 continue;
             }
             // Once an epoch is proposed nothing more is settled in the old one.
-            if self.change.is_some() {
+            if self.change.is_some() && !mutated(Mutation::SettleWhileChanging) {
                 return;
             }
             let settled = self.fail_what_cannot_meet()
@@ -297,7 +298,10 @@ impl Master {
         let Some(member) = self.members.get_mut(&peer) else {
             return;
         };
-        member.watch.hear(now);
+        let is_heartbeat = matches!(frame.message, ToMaster::Heartbeat(_));
+        if !(is_heartbeat && mutated(Mutation::IgnoreHeartbeats)) {
+            member.watch.hear(now);
+        }
         member.last_word = now;
         match member.session.hear(&frame) {
             Arrival::New => {}

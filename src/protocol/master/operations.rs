@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::debug;
 
 use super::Master;
+use crate::mutation::{Mutation, mutated};
 use crate::types::{Descriptor, Epoch, GroupId, OperationId, PeerId, Tag};
 use crate::wire::control::{AbortCause, Outcome, ToPeer};
 
@@ -107,6 +108,7 @@ impl Master {
         operation.begun.insert(peer, descriptor);
         if let Some((other, field)) = disagreement
             && self.change.is_none()
+            && !mutated(Mutation::DropDescriptorCheck)
         {
             let detail = format!("{} and {} differ", self.name(other), self.name(peer));
             self.settle(
@@ -208,7 +210,9 @@ impl Master {
                 continue;
             };
             for (op, operation) in operations.unsettled() {
-                if ring.iter().all(|peer| operation.is_done(*peer)) {
+                let is_done = |peer: &PeerId| operation.is_done(*peer);
+                let early = mutated(Mutation::SettleAtFirstDone) && ring.iter().any(is_done);
+                if early || ring.iter().all(is_done) {
                     finished.push((*group, op, ring.clone()));
                 }
             }

@@ -7,6 +7,7 @@ use tracing::debug;
 use super::calls::RunningCall;
 use super::{OPERATIONS_MAX, Output, Peer, Phase, Reply, RequestId};
 use crate::error::{CollectiveError, Gone, LostPeer};
+use crate::mutation::{Mutation, mutated};
 use crate::types::{Descriptor, OperationId, PeerId, Tag, Timestamp};
 use crate::wire::control::{AbortCause, Outcome, ToMaster};
 
@@ -198,6 +199,16 @@ impl Peer {
             (Some(operation), Outcome::Aborted(cause)) => {
                 debug!(%op, ?cause, "aborted");
                 let error = abort_error(op.tag, cause, operation.cancelled);
+                if mutated(Mutation::ReplyBeforeRollBack) {
+                    let request = operation.request;
+                    self.operations.remove(&op.tag);
+                    self.reply(request, Reply::AllReduce(Err(error)));
+                    self.outputs.push_back(Output::EndOperation {
+                        op,
+                        roll_back: true,
+                    });
+                    return;
+                }
                 operation.state = State::Ending {
                     op,
                     then: Then::Reply(Err(error)),
@@ -209,6 +220,9 @@ impl Peer {
             }
             // A newcomer owes nothing of an epoch it was not in.
             (None, _) if !is_of_active => {}
+            (None, Outcome::Aborted(_)) if mutated(Mutation::ForgetDebt) => {
+                self.outputs.push_back(Output::NoteSettled { op });
+            }
             (None, Outcome::Aborted(cause)) => {
                 debug!(%op, ?cause, "aborted before it was called here; its next use will say so");
                 self.debts.entry(op.tag).or_default().push_back(cause);
@@ -231,7 +245,7 @@ impl Peer {
                 };
                 self.outputs.push_back(Output::EndOperation {
                     op,
-                    roll_back: true,
+                    roll_back: !mutated(Mutation::RestartWithoutRollBack),
                 });
             }
         }

@@ -6,6 +6,7 @@ use tracing::{info, warn};
 
 use super::Rings;
 use super::change::{Change, Stage};
+use crate::mutation::{Mutation, mutated};
 use crate::protocol::master::Master;
 use crate::protocol::master::members::{Departure, Member};
 use crate::protocol::master::operations::Operations;
@@ -96,7 +97,7 @@ impl Master {
             if !everybody().all(|peer| acknowledged.contains(peer)) {
                 return false;
             }
-        } else if !is_majority(agreed) && !detached {
+        } else if !is_majority(agreed) && !detached && !mutated(Mutation::ActivateWithoutMajority) {
             return false;
         }
         let epoch = *epoch;

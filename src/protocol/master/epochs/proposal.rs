@@ -6,6 +6,7 @@ use tracing::info;
 
 use super::change::{Change, Stage};
 use super::{Rings, neighbours};
+use crate::mutation::{Mutation, mutated};
 use crate::protocol::master::Master;
 use crate::types::{Epoch, GroupId, OperationId, PeerId, PeerName, WorldSizes};
 use crate::wire::control::{AbortCause, LinkSpec, Outcome, Proposal, ToPeer};
@@ -15,7 +16,10 @@ impl Master {
         let Some(change) = &mut self.change else {
             return;
         };
-        self.last_count += 1;
+        let is_replacement = self.last_count > self.active.epoch.count;
+        if !(mutated(Mutation::ReuseEpochNumber) && is_replacement) {
+            self.last_count += 1;
+        }
         let epoch = Epoch {
             term: self.term,
             count: self.last_count,
@@ -72,11 +76,17 @@ impl Master {
             .filter(|(_, operation)| staying.iter().any(|peer| operation.has_begun(*peer)))
             .filter_map(|(op, operation)| {
                 let is_done = staying.iter().all(|peer| operation.is_done(*peer));
-                if is_done && operation.needs_all_of(ring) {
+                let has_all = operation.needs_all_of(ring) || mutated(Mutation::EmptyNeedsNobody);
+                let contributors = if mutated(Mutation::NewRingContributes) {
+                    next
+                } else {
+                    ring
+                };
+                if (is_done && has_all) || mutated(Mutation::CommitAllAtEpochEnd) {
                     Some((
                         op,
                         Outcome::Committed {
-                            contributors: ring.clone(),
+                            contributors: contributors.to_vec(),
                         },
                     ))
                 } else {
