@@ -4,9 +4,23 @@
 //! constant `false` and the question costs nothing; with it the switch belongs to one thread and
 //! to the work that `with` runs.
 
-/// A rule that is broken on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Mutation {
+/// Names the rules once, for the type and for the list of all.
+macro_rules! mutations {
+    ($($(#[$text:meta])* $name:ident,)*) => {
+        /// A rule that is broken on purpose.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Mutation {
+            $($(#[$text])* $name,)*
+        }
+
+        impl Mutation {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+mutations! {
     /// The master commits an operation when the first member is done with it.
     SettleAtFirstDone,
     /// A proposal that replaces another one keeps its epoch number.
@@ -25,6 +39,63 @@ pub enum Mutation {
     KeepUnlisted,
     /// A resumed session does not say again what the other side has missed.
     ResumeSaysNothing,
+
+    /// A peer is in an epoch as soon as it is proposed.
+    OpenAtProposal,
+    /// A peer puts itself first in the ring.
+    RingOfItsOwn,
+    /// A segment that was applied is applied again when it comes again.
+    TakeRepeats,
+    /// A segment whose lane broke in the middle of it counts as received.
+    TakeTornSegments,
+    /// A frame goes to the operation of its tag that runs, whatever its epoch and number.
+    TakeStaleFrames,
+    /// Nobody compares what the callers of an operation mean by it.
+    DropDescriptorCheck,
+    /// An operation that everybody left has finished reports the next epoch's members.
+    NewRingContributes,
+    /// At the end of an epoch an empty operation is committed for members who had not called it.
+    EmptyNeedsNobody,
+    /// What comes to be combined takes the place of what is there.
+    StoreInsteadOfCombine,
+    /// An operation that starts again finds its input as the first start left it.
+    RestartWithoutRollBack,
+    /// A sync is committed when the first receiver has its share.
+    CommitSyncAtFirstReceived,
+    /// A peer says that it has its share of a sync before it asks for it.
+    SayReceivedTooEarly,
+    /// A committed sync raises the revision by two.
+    RevisionByTwo,
+    /// Tensors that a failed sync left half written are electable.
+    TaintedElectable,
+    /// A peer does not remember what a failed sync wrote to.
+    ForgetTaint,
+    /// A proposal stays, whoever of it is lost.
+    NeverReplaceProposal,
+    /// What was under way on a broken lane is not sent again.
+    NoResendAfterBrokenLane,
+    /// A receiver never asks for what is more than the eager amount.
+    NoGrant,
+    /// Nobody is silent for too long.
+    IgnoreSilence,
+    /// Calls that cannot meet are not failed.
+    MeetingNeverFails,
+    /// A failed operation leaves in its place what it wrote there.
+    SkipRollBack,
+    /// Of what a failed operation wrote, its first segment alone is put back.
+    PutBackFirstSegmentOnly,
+    /// The caller is told of a failure before its input is put back.
+    ReplyBeforeRollBack,
+    /// Tasks of lanes that are given up go on.
+    KeepLaneTasks,
+    /// The listener outlives its communicator.
+    KeepListener,
+    /// The memory of a finished operation is not let go of.
+    KeepMemory,
+    /// A control connection that breaks is a death.
+    OneWitnessKills,
+    /// Heartbeats are no sign of life.
+    IgnoreHeartbeats,
 }
 
 #[cfg(feature = "sim")]

@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::outbox::Item;
+use crate::mutation::{Mutation, mutated};
 use crate::types::PeerId;
 use crate::wire::lane::HEADER_BYTES;
 
@@ -160,7 +161,9 @@ impl Lane {
     }
 
     pub(super) fn abort(&self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+        if !mutated(Mutation::KeepLaneTasks) {
+            self.tasks.iter().for_each(AbortHandle::abort);
+        }
     }
 
     /// Notes an item as sent. It counts as delivered when it is acknowledged.

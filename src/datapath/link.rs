@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::lane::{Lane, LaneKey};
 use super::outbox::Outbox;
+use crate::mutation::{Mutation, mutated};
 
 #[derive(Default)]
 pub(super) struct Link {
@@ -42,7 +43,9 @@ impl Link {
         lane.abort();
         let items = lane.unfinished();
         for item in lane.take_unfinished() {
-            self.outbox.push_back_in_front(item);
+            if !mutated(Mutation::NoResendAfterBrokenLane) {
+                self.outbox.push_back_in_front(item);
+            }
         }
         self.wake(items);
         Some(lane)

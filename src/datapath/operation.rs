@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::{OperationSpec, Traffic};
 use crate::engine::{Claim, Due, Run, Taken, UserBuffers};
 use crate::kernels::reduce::{reduce, reduce_finish};
+use crate::mutation::{Mutation, mutated};
 use crate::schedule::{Apply, ring_all_reduce};
 use crate::types::{Descriptor, OperationId, PeerId, Rank};
 use crate::wire::lane::FrameHeader;
@@ -180,6 +181,7 @@ impl Operation {
         let Descriptor { op, data_type, .. } = self.descriptor;
         let combined = match taken.apply {
             Apply::Input | Apply::Store => return true,
+            Apply::Combine if mutated(Mutation::StoreInsteadOfCombine) => return true,
             Apply::Combine | Apply::Finish => access.output_and_input(taken.range.clone()),
         };
         let Some((output, input)) = combined else {

@@ -24,6 +24,7 @@ use super::writer::write_lane;
 use super::{
     BeginError, Disposition, EAGER_BYTES, OperationSpec, PlaneEvent, STALL_TIMEOUT, Traffic,
 };
+use crate::mutation::{Mutation, mutated};
 use crate::schedule::RING_WORLD_SIZE_MAX;
 use crate::types::{Epoch, OperationId, PeerId, Tag};
 
@@ -100,7 +101,7 @@ impl DataPlane {
             let mut work: BTreeMap<PeerId, usize> = BTreeMap::new();
             for (peer, bytes) in sources {
                 let link = state.links.entry(peer).or_default();
-                if bytes > EAGER_BYTES as u64 {
+                if bytes > EAGER_BYTES as u64 && !mutated(Mutation::NoGrant) {
                     link.outbox.push_grant(op);
                     *work.entry(peer).or_default() += 1;
                 }
@@ -157,7 +158,7 @@ impl DataPlane {
         };
         operation.buffers.revoke();
         poll_fn(|context| operation.buffers.poll_idle(context)).await;
-        if disposition == Disposition::RollBack {
+        if disposition == Disposition::RollBack && !mutated(Mutation::SkipRollBack) {
             if operation.buffers.saved_bytes() <= INLINE_ROLL_BACK_BYTES {
                 operation.buffers.roll_back();
             } else {

@@ -14,6 +14,7 @@ use super::lane::{LaneKey, Pulse};
 use super::operation::Operation;
 use super::plane::DataPlane;
 use crate::engine::Taken;
+use crate::mutation::{Mutation, mutated};
 use crate::wire::lane::{FrameHeader, HEADER_BYTES, TRAILER_BYTES, TRAILER_SPOILED, TRAILER_WHOLE};
 
 /// Read-ahead: many small frames in one read, and little of a large payload copied twice.
@@ -148,6 +149,9 @@ impl Receiving {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
+        if mutated(Mutation::TakeTornSegments) {
+            return self.complete();
+        }
         if let Some(taken) = self.taken.take() {
             self.plane.abandoned(&self.operation, &taken);
         }

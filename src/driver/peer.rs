@@ -25,6 +25,7 @@ use super::sync::{Session, SyncEvent, SyncTraffic, turn_away};
 use crate::communicator::Config;
 use crate::datapath::{DataPlane, Disposition, OperationSpec, PlaneEvent, STALL_TIMEOUT, Traffic};
 use crate::engine::UserMemory;
+use crate::mutation::{Mutation, mutated};
 use crate::protocol::peer::{Input, Output, Peer, PeerConfig, Reply, RequestId};
 use crate::transport::{Incoming, Stream, refuse};
 use crate::types::{Epoch, OperationId, PeerId};
@@ -542,6 +543,9 @@ impl Loop {
             return;
         };
         // The caller's memory is let go of before the caller is told; it may be lent again.
+        if mutated(Mutation::KeepMemory) {
+            std::mem::forget(buffers.clone());
+        }
         drop(buffers);
         let mut sync = SyncTraffic::default();
         if let Some((_, session)) = self.session.take_if(|(running, _)| *running == request) {

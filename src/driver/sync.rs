@@ -18,6 +18,7 @@ use tracing::{debug, info};
 
 use super::links::{Caller, dial_peer};
 use crate::engine::{UserBuffers, UserMemory};
+use crate::mutation::{Mutation, mutated};
 use crate::shared_state::transfer::{Holder, HolderStep, Offer, Receiver, ReceiverStep};
 use crate::shared_state::{Digest, DigestHasher};
 use crate::transport::{Stream, greet, refuse, welcome};
@@ -157,7 +158,10 @@ impl Session {
         SyncTraffic {
             tx_bytes: self.shared.tx_bytes.load(Ordering::Relaxed),
             rx_bytes: self.shared.rx_bytes.load(Ordering::Relaxed),
-            begun: std::mem::take(&mut self.shared.begun.lock()),
+            begun: match mutated(Mutation::ForgetTaint) {
+                true => BTreeSet::new(),
+                false => std::mem::take(&mut self.shared.begun.lock()),
+            },
         }
     }
 }
@@ -181,6 +185,9 @@ async fn receive_share(
             && let Some(holder) = &plan.holder
         {
             let round = plan.round;
+            if mutated(Mutation::SayReceivedTooEarly) {
+                let _ = events.send(SyncEvent::Received { round });
+            }
             let result = tokio::select! {
                 biased;
                 changed = plans.changed() => match changed {

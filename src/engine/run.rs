@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use crate::mutation::{Mutation, mutated};
 use crate::schedule::{Apply, Schedule, Send, Trigger};
 use crate::types::{Descriptor, Rank};
 
@@ -80,7 +81,7 @@ pub enum Claim {
     Reject(String),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Progress {
     Awaited,
     Claimed,
@@ -188,10 +189,10 @@ impl Run {
         let apply = receive.apply;
         let progress = &mut self.receives[index].segments[segment as usize];
         match progress {
-            Progress::Applied => Claim::Duplicate,
+            Progress::Applied if !mutated(Mutation::TakeRepeats) => Claim::Duplicate,
             Progress::Claimed => Claim::Busy,
-            Progress::Awaited => {
-                *progress = Progress::Claimed;
+            Progress::Applied | Progress::Awaited => {
+                *progress = (*progress).max(Progress::Claimed);
                 Claim::Take(Taken {
                     apply,
                     step,

@@ -23,6 +23,7 @@ use super::network::InMemoryListener;
 use super::options::SocketOptions;
 use super::os::fork::Registration;
 use super::stream::{Stream, canonical};
+use crate::mutation::{Mutation, mutated};
 use crate::wire::greeting::{Greeting, GreetingError};
 
 /// A connection that has greeted and waits for [`welcome`](super::welcome) or
@@ -110,6 +111,9 @@ impl Acceptor {
 
     /// Stops, and returns once the port is free again.
     pub async fn stop(mut self) {
+        if mutated(Mutation::KeepListener) {
+            return;
+        }
         self.task.abort();
         // The only possible failure is the cancellation just asked for.
         let _ = (&mut self.task).await;
@@ -118,7 +122,9 @@ impl Acceptor {
 
 impl Drop for Acceptor {
     fn drop(&mut self) {
-        self.task.abort();
+        if !mutated(Mutation::KeepListener) {
+            self.task.abort();
+        }
     }
 }
 
@@ -190,7 +196,7 @@ impl Accepting {
             // In this order nobody starves: only new connections make the others busy.
             tokio::select! {
                 biased;
-                () = self.sender.closed() => return,
+                () = self.sender.closed(), if !mutated(Mutation::KeepListener) => return,
                 () = at(resume) => self.pause.until = None,
                 () = at(summary) => self.log.flush(),
                 Some(finished) = self.greeters.join_next() => {

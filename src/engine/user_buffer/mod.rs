@@ -36,6 +36,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::mutation::{Mutation, mutated};
+
 const CLOSED: u64 = 1;
 const ENDED: u64 = 2;
 const ONE_ACCESS: u64 = 4;
@@ -264,7 +266,11 @@ impl UserBuffers {
         let Some(backup) = saved.backup else {
             return;
         };
-        for (start, end) in saved.segments {
+        let segments = match mutated(Mutation::PutBackFirstSegmentOnly) {
+            true => 1,
+            false => usize::MAX,
+        };
+        for (start, end) in saved.segments.into_iter().take(segments) {
             // SAFETY: both are inside their allocations, which are equally long (`prepare` checked
             // the range). The buffers are revoked and idle, so nobody else refers to either; the
             // caller's memory is ours to write (`new`).

@@ -7,6 +7,7 @@ use tracing::debug;
 use super::epochs::neighbours;
 use super::members::{Departure, Member};
 use super::{ConnectionId, Master, Output};
+use crate::mutation::{Mutation, mutated};
 use crate::types::{PeerId, Timestamp};
 
 /// The first pause between two looks at the port of a peer whose control connection broke; each
@@ -35,6 +36,9 @@ impl Master {
             return;
         }
         debug!(name = %member.name, %reason, "control connection closed");
+        if mutated(Mutation::OneWitnessKills) {
+            return self.remove(peer, Departure::KnownDead, reason);
+        }
         member.connection = None;
         member.closed = Some(Closed {
             since: now,

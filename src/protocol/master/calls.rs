@@ -8,6 +8,7 @@ use tracing::debug;
 use super::Master;
 use super::epochs::Change;
 use super::members::Member;
+use crate::mutation::{Mutation, mutated};
 use crate::types::{GroupId, OperationId, PeerId};
 use crate::wire::control::{AbortCause, CallResult, JointCall, Outcome, ToPeer};
 
@@ -112,6 +113,9 @@ impl Master {
 
     /// Ends calls and operations of which each needs a peer that the other holds.
     pub(super) fn fail_what_cannot_meet(&mut self) -> bool {
+        if mutated(Mutation::MeetingNeverFails) {
+            return false;
+        }
         let calls = self.calls_that_cannot_meet();
         if let Some((detail, callers)) = calls {
             self.finish_calls(&callers, |_| {

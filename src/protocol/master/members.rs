@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 use super::absence::Closed;
 use super::calls::Call;
 use super::{ConnectionId, Master, MasterConfig, Output};
+use crate::mutation::{Mutation, mutated};
 use crate::protocol::session::Session;
 use crate::protocol::silence::{Watch, Watcher, away, next_beat};
 use crate::types::{GroupId, PeerId, PeerName, Timestamp};
@@ -60,6 +61,7 @@ impl Member {
                     )
                 })
             }
+            None if mutated(Mutation::IgnoreSilence) => None,
             None => self.watch.verdict(now).map(|silence| silence.to_string()),
         }
     }

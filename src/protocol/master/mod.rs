@@ -299,7 +299,10 @@ impl Master {
         let Some(member) = self.members.get_mut(&peer) else {
             return;
         };
-        member.watch.hear(now);
+        let is_heartbeat = matches!(frame.message, ToMaster::Heartbeat(_));
+        if !(is_heartbeat && mutated(Mutation::IgnoreHeartbeats)) {
+            member.watch.hear(now);
+        }
         member.last_word = now;
         match member.session.hear(&frame) {
             Arrival::New => {}

@@ -108,6 +108,7 @@ impl Master {
         operation.begun.insert(peer, descriptor);
         if let Some((other, field)) = disagreement
             && self.change.is_none()
+            && !mutated(Mutation::DropDescriptorCheck)
         {
             let detail = format!("{} and {} differ", self.name(other), self.name(peer));
             self.settle(

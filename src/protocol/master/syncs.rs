@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::{debug, info, warn};
 
 use super::Master;
+use crate::mutation::{Mutation, mutated};
 use crate::shared_state::Presentation;
 use crate::shared_state::assignment::{assign, reassign};
 use crate::shared_state::election::{Failure, Plan, Verdict, elect};
@@ -68,7 +69,12 @@ impl Master {
             let Some(JointCall::SyncSharedState(presentation)) = &member.call else {
                 return false;
             };
-            presentations.insert(*peer, presentation.clone());
+            let mut presentation = presentation.clone();
+            if mutated(Mutation::TaintedElectable) {
+                let entries = presentation.entries.iter_mut();
+                entries.for_each(|entry| entry.tainted = false);
+            }
+            presentations.insert(*peer, presentation);
         }
         if presentations.is_empty() {
             return false;
@@ -184,7 +190,11 @@ impl Master {
             return;
         };
         let revision = round.plan.revision;
-        state.expected = Some(Revision(revision.0.saturating_add(1)));
+        let raise = match mutated(Mutation::RevisionByTwo) {
+            true => 2,
+            false => 1,
+        };
+        state.expected = Some(Revision(revision.0.saturating_add(raise)));
         info!(%group, %revision, "sync committed");
         for member in self.members.values_mut() {
             if member.accepted && member.group == group {
@@ -215,6 +225,9 @@ impl Master {
     pub(super) fn on_sync_received(&mut self, peer: PeerId, number: u64) {
         if let Some((_, round)) = self.round_of(peer, number) {
             round.receiving.remove(&peer);
+            if mutated(Mutation::CommitSyncAtFirstReceived) {
+                round.receiving.clear();
+            }
         }
     }
 

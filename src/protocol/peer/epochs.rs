@@ -4,7 +4,7 @@ use tracing::{debug, info, warn};
 
 use super::{ActiveEpoch, LinkLoss, Membership, Output, Peer, Phase, Proposed, Reply};
 use crate::mutation::{Mutation, mutated};
-use crate::types::{Epoch, PeerId, Rank};
+use crate::types::{Epoch, PeerId, PeerName, Rank};
 use crate::wire::control::{LinkSpec, Proposal, ToMaster};
 
 impl Peer {
@@ -29,6 +29,9 @@ impl Peer {
         self.wire(epoch);
         self.say(ToMaster::EpochAcknowledged { epoch });
         self.report_wired();
+        if mutated(Mutation::OpenAtProposal) {
+            self.on_active(epoch);
+        }
     }
 
     /// Asks for the links of the active epoch and of the one to come.
@@ -96,7 +99,7 @@ impl Peer {
     }
 
     pub(super) fn on_active(&mut self, epoch: Epoch) {
-        let Some(Proposed { proposal, .. }) = self
+        let Some(Proposed { mut proposal, .. }) = self
             .proposed
             .take_if(|proposed| proposed.proposal.epoch == epoch)
         else {
@@ -107,11 +110,12 @@ impl Peer {
             return;
         };
         let identity = identity.clone();
-        let Some(rank) = proposal
-            .ring
-            .iter()
-            .position(|name| name.id == identity.peer)
-        else {
+        let place = |ring: &[PeerName]| ring.iter().position(|name| name.id == identity.peer);
+        if mutated(Mutation::RingOfItsOwn) {
+            let rank = place(&proposal.ring).unwrap_or(0);
+            proposal.ring.rotate_left(rank);
+        }
+        let Some(rank) = place(&proposal.ring) else {
             warn!(%epoch, "an epoch without this peer cannot be active for it");
             return;
         };

@@ -199,6 +199,16 @@ impl Peer {
             (Some(operation), Outcome::Aborted(cause)) => {
                 debug!(%op, ?cause, "aborted");
                 let error = abort_error(op.tag, cause, operation.cancelled);
+                if mutated(Mutation::ReplyBeforeRollBack) {
+                    let request = operation.request;
+                    self.operations.remove(&op.tag);
+                    self.reply(request, Reply::AllReduce(Err(error)));
+                    self.outputs.push_back(Output::EndOperation {
+                        op,
+                        roll_back: true,
+                    });
+                    return;
+                }
                 operation.state = State::Ending {
                     op,
                     then: Then::Reply(Err(error)),
@@ -235,7 +245,7 @@ impl Peer {
                 };
                 self.outputs.push_back(Output::EndOperation {
                     op,
-                    roll_back: true,
+                    roll_back: !mutated(Mutation::RestartWithoutRollBack),
                 });
             }
         }

@@ -1,11 +1,13 @@
 //! `stress sim`: plays many worlds of the simulator, each from a seed, and shows what went wrong.
 
+mod mutants;
 mod pool;
 mod show;
 
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
+use pccl::mutation::Mutation;
 use pccl::sim::{Mode, Plan, Verdict, play, shrink};
 
 /// Worlds that a failing one may cost while it is made smaller.
@@ -25,6 +27,10 @@ pub(crate) struct Arguments {
     /// What programs do; by default three seeds of four are honest.
     #[arg(long)]
     mode: Option<Who>,
+    /// Break this rule of the library in every world, or each of them in turn, and say which
+    /// checker sees it in which seeds.
+    #[arg(long, value_name = "NAME|all", value_parser = mutants::named)]
+    mutation: Option<mutants::Broken>,
     /// Make a failing world as small as it gets before it is shown.
     #[arg(long)]
     shrink: bool,
@@ -81,7 +87,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
         Plan::draw(seed, mode)
     };
     if let Some(seed) = arguments.seed {
-        let played = made_small(pool::play_one(draw(seed), true), arguments.shrink);
+        let broken = match &arguments.mutation {
+            Some(mutants::Broken(rules)) => rules.first().copied(),
+            None => None,
+        };
+        let played = pool::play_one(draw(seed), broken, true);
+        let played = made_small(played, broken, arguments.shrink);
         show::one(&played, arguments.trace, arguments.json);
         return Ok(!played.has_failed());
     }
@@ -89,11 +100,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
     let jobs = arguments.jobs.unwrap_or_else(|| {
         std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
     });
-    let outcome = pool::play_all(seeds, jobs, draw)?;
+    if let Some(mutants::Broken(rules)) = &arguments.mutation {
+        let results = rules.iter().map(|rule| {
+            let outcome = pool::play_all(seeds.clone(), jobs, Some(*rule), draw)?;
+            Ok(mutants::show(*rule, &outcome, arguments.json))
+        });
+        // Each of them is to be caught.
+        return results
+            .collect::<Result<Vec<bool>, String>>()
+            .map(|all| !all.contains(&false));
+    }
+    let outcome = pool::play_all(seeds, jobs, None, draw)?;
     let failed: Vec<Played> = outcome
         .failed
         .into_iter()
-        .map(|plan| made_small(pool::play_one(plan, true), arguments.shrink))
+        .map(|played| {
+            let again = pool::play_one(played.plan, None, true);
+            made_small(again, None, arguments.shrink)
+        })
         .collect();
     let summary = show::Summary {
         failed: &failed,
@@ -103,16 +127,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
     Ok(failed.is_empty())
 }
 
-fn made_small(played: Played, wanted: bool) -> Played {
+fn made_small(played: Played, broken: Option<Mutation>, wanted: bool) -> Played {
     let Some(kind) = played.kind().filter(|_| wanted).map(str::to_owned) else {
         return played;
     };
     let fails = &mut |plan: &Plan| {
-        let again = pool::play_one(plan.clone(), false);
+        let again = pool::play_one(plan.clone(), broken, false);
         again.kind() == Some(kind.as_str())
     };
     let small = shrink(&played.plan, SHRINK_ATTEMPTS_MAX, fails);
-    pool::play_one(small, true)
+    pool::play_one(small, broken, true)
 }
 
 fn verdict_of(plan: &Plan, keeps_trace: bool) -> Result<Verdict, String> {

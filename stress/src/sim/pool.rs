@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use pccl::mutation::{self, Mutation};
 use pccl::sim::Plan;
 
 use super::show::{Progress, Summary};
@@ -16,12 +17,13 @@ const WORLD_MAX: Duration = Duration::from_secs(120);
 /// What was played.
 pub(super) struct Outcome {
     pub(super) summary: Summary<'static>,
-    /// Plans that failed, in the order of their seeds.
-    pub(super) failed: Vec<Plan>,
+    /// Those that failed, in the order of their seeds, without their traces.
+    pub(super) failed: Vec<Played>,
 }
 
-pub(super) fn play_one(plan: Plan, keeps_trace: bool) -> Played {
-    let verdict = verdict_of(&plan, keeps_trace);
+/// Plays one, with a rule of the library broken where one is named.
+pub(super) fn play_one(plan: Plan, broken: Option<Mutation>, keeps_trace: bool) -> Played {
+    let verdict = mutation::with(broken, || verdict_of(&plan, keeps_trace));
     Played { plan, verdict }
 }
 
@@ -29,6 +31,7 @@ pub(super) fn play_one(plan: Plan, keeps_trace: bool) -> Played {
 pub(super) fn play_all(
     seeds: Range<u64>,
     jobs: usize,
+    broken: Option<Mutation>,
     draw: impl Fn(u64) -> Plan + Sync,
 ) -> Result<Outcome, String> {
     let next = AtomicU64::new(seeds.start);
@@ -50,13 +53,13 @@ pub(super) fn play_all(
                             break;
                         }
                         *lock(now_playing) = Some((seed, Instant::now()));
-                        let played = play_one(draw(seed), false);
+                        let played = play_one(draw(seed), broken, false);
                         *lock(now_playing) = None;
                         let outcome = &mut *lock(&outcome);
                         outcome.summary.count(&played);
                         progress.step(&outcome.summary);
                         if played.has_failed() {
-                            outcome.failed.push(played.plan);
+                            outcome.failed.push(played);
                         }
                     }
                 })
@@ -80,7 +83,7 @@ pub(super) fn play_all(
     });
     let mut outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
     progress.end();
-    outcome.failed.sort_by_key(|plan| plan.seed);
+    outcome.failed.sort_by_key(|played| played.plan.seed);
     Ok(outcome)
 }
 

@@ -7,6 +7,7 @@ use tracing::debug;
 
 use super::active::ActiveEpoch;
 use super::{Rings, neighbours};
+use crate::mutation::{Mutation, mutated};
 use crate::protocol::master::{Master, Output};
 use crate::types::{Epoch, GroupId, PeerId, Timestamp};
 use crate::wire::control::JointCall;
@@ -121,6 +122,7 @@ impl Master {
                 }
             }
             Some(change) if change.basis == basis => return,
+            Some(_) if mutated(Mutation::NeverReplaceProposal) => return,
             Some(_) => {}
             None if self.active_still_fits(&basis) => return,
             None => {}

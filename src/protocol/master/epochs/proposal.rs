@@ -82,12 +82,17 @@ impl Master {
             .filter(|(_, operation)| staying.iter().any(|peer| operation.has_begun(*peer)))
             .filter_map(|(op, operation)| {
                 let is_done = staying.iter().all(|peer| operation.is_done(*peer));
-                if is_done && operation.needs_all_of(ring) || mutated(Mutation::CommitAllAtEpochEnd)
-                {
+                let has_all = operation.needs_all_of(ring) || mutated(Mutation::EmptyNeedsNobody);
+                let contributors = if mutated(Mutation::NewRingContributes) {
+                    next
+                } else {
+                    ring
+                };
+                if (is_done && has_all) || mutated(Mutation::CommitAllAtEpochEnd) {
                     Some((
                         op,
                         Outcome::Committed {
-                            contributors: ring.clone(),
+                            contributors: contributors.to_vec(),
                         },
                     ))
                 } else {
