@@ -1,14 +1,16 @@
 //! I3: if one peer returns success with contributor set S, every other live peer of the operation
-//! returns success with S, or is evicted.
+//! returns success with S, or is evicted. And no outcome is kept from anybody: who goes from one use
+//! of a tag to a later one was told how each in between ended, unless an update or a sync came
+//! between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::calls::{Calls, Step};
 use super::peers::Peers;
 use super::{Checker, End};
 use crate::error::CollectiveError;
-use crate::sim::history::{Life, ProcessId, Record, Returned};
-use crate::types::{OperationId, PeerId};
+use crate::sim::history::{Call, Event, Life, ProcessId, Record, Returned};
+use crate::types::{OperationId, PeerId, Tag};
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -16,6 +18,23 @@ pub struct OneOutcome {
     calls: Calls,
     peers: Peers,
     outcomes: BTreeMap<OperationId, Outcome>,
+    told: Told,
+}
+
+/// Who was told of how many uses of a tag.
+#[derive(Debug, Default)]
+struct Told {
+    /// Where it is known how many they have to be.
+    uses: BTreeMap<(ProcessId, Tag), Uses>,
+    /// Those who are owed nothing of their epoch yet: each tag is at its first use.
+    fresh: BTreeSet<ProcessId>,
+}
+
+/// What one caller was told of a tag since some use of it in its epoch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Uses {
+    since: u32,
+    told: u32,
 }
 
 /// What callers were told of one operation.
@@ -32,9 +51,29 @@ impl Checker for OneOutcome {
 
     fn see(&mut self, record: &Record) -> Result<(), String> {
         self.peers.see(record);
+        match &record.event {
+            Event::EpochOpened { .. } => {
+                self.told.forgive(record.process);
+                self.told.fresh.insert(record.process);
+            }
+            // Another life counts from the start, and so does who owes nothing any more.
+            Event::LifeBegan(_)
+            | Event::Died
+            | Event::Returned {
+                result: Returned::Membership(Ok(())) | Returned::Sync { result: Ok(_), .. },
+                ..
+            } => self.told.forgive(record.process),
+            Event::OperationBegan { op, .. } => self.told.began(record.process, *op)?,
+            _ => {}
+        }
         let Some(Step::Ended { call, result }) = self.calls.see(record) else {
             return Ok(());
         };
+        if let Call::Reduce { tag, .. } = &call.what
+            && let Some(uses) = self.told.uses_of(record.process, *tag)
+        {
+            uses.told += 1;
+        }
         let (Returned::Reduce { result, .. }, Some(operation)) = (result, call.operation) else {
             return Ok(());
         };
@@ -74,6 +113,38 @@ impl Checker for OneOutcome {
     }
 }
 
+impl Told {
+    /// What this process is owed is not counted on.
+    fn forgive(&mut self, process: ProcessId) {
+        self.uses.retain(|(of, _), _| *of != process);
+        self.fresh.remove(&process);
+    }
+
+    fn uses_of(&mut self, process: ProcessId, tag: Tag) -> Option<&mut Uses> {
+        if self.fresh.contains(&process) {
+            return Some(self.uses.entry((process, tag)).or_default());
+        }
+        self.uses.get_mut(&(process, tag))
+    }
+
+    fn began(&mut self, process: ProcessId, op: OperationId) -> Result<(), String> {
+        let before = self.uses_of(process, op.tag).copied();
+        let uses = Uses {
+            since: op.n,
+            told: 0,
+        };
+        self.uses.insert((process, op.tag), uses);
+        match before {
+            Some(Uses { since, told }) if since + told < op.n => Err(format!(
+                "{process} goes from use {since} of tag {} to use {} in epoch {}, and was told \
+                 of {told} ends",
+                op.tag, op.n, op.epoch
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Outcome {
     fn judge(&self, op: OperationId) -> Result<(), String> {
         let Some(((first, _), set)) = self.success.first_key_value() else {
@@ -95,10 +166,10 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::super::story::{Story, aborted, op};
+    use super::super::story::{Story, aborted, epoch, membership, op, peer};
     use super::*;
     use crate::error::Gone;
-    use crate::sim::history::Event;
+    use crate::types::{DataType, Descriptor, ReduceOp};
 
     fn story() -> (Story<OneOutcome>, u64) {
         let mut story = Story::of_two(OneOutcome::default());
@@ -145,5 +216,43 @@ mod tests {
     fn a_contributor_that_never_hears_of_it_is_seen_in_the_end() {
         let (mut story, _) = story();
         assert!(story.end(&[]).is_err());
+    }
+
+    #[test]
+    fn who_had_not_called_must_hear_of_the_failure() {
+        for hears in [true, false] {
+            let mut story = Story::of_two(OneOutcome::default());
+            story.tell(
+                2,
+                Event::EpochOpened {
+                    epoch: epoch(1),
+                    membership: membership(2, &[1, 2]),
+                },
+            );
+            let first = story.reduce(2, op(1, 7, 0), &[2]);
+            story.reduced(2, first, Ok(&[1, 2]), &[3]).unwrap();
+            if hears {
+                let what = Call::Reduce {
+                    tag: Tag(7),
+                    data_type: DataType::U8,
+                    op: ReduceOp::Sum,
+                    input: [1].into(),
+                    in_place: true,
+                    deadline: None,
+                };
+                let owed = story.call(2, what);
+                story.reduced(2, owed, Err(aborted()), &[1]).unwrap();
+            }
+            let next = Event::OperationBegan {
+                op: op(1, 7, 2),
+                descriptor: Descriptor {
+                    count: 1,
+                    data_type: DataType::U8,
+                    op: ReduceOp::Sum,
+                },
+                ring: vec![peer(1), peer(2)],
+            };
+            assert_eq!(story.try_tell(2, next).is_ok(), hears);
+        }
     }
 }

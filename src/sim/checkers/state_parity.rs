@@ -1,12 +1,13 @@
 //! I5: after a committed sync all members hold equal content, and the revision has advanced by
-//! exactly one; a sync that one member saw fail nobody saw commit.
+//! exactly one; a sync that one member saw fail nobody saw commit; and what commits is what somebody
+//! brought, never what a failed sync left half written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Checker;
 use super::calls::{Calls, Step};
 use crate::error::SyncError;
-use crate::sim::history::{Life, ProcessId, Record, Returned};
+use crate::sim::history::{Call, Event, Life, ProcessId, Record, Returned};
 use crate::types::Revision;
 
 /// See the module's text.
@@ -16,6 +17,10 @@ pub struct StateParity {
     rounds: BTreeMap<u64, Round>,
     /// The last committed revision of each life.
     last: BTreeMap<(ProcessId, Life), Revision>,
+    /// Hashes of what was ever brought to a sync, but for what is torn there.
+    whole: BTreeSet<[u8; 32]>,
+    /// What a failed sync left at a process where it is not what it was before.
+    torn: BTreeMap<ProcessId, blake3::Hash>,
 }
 
 /// What callers were told of one round of one group.
@@ -31,6 +36,17 @@ impl Checker for StateParity {
     }
 
     fn see(&mut self, record: &Record) -> Result<(), String> {
+        let process = record.process;
+        if let Event::Called {
+            what: Call::Sync { content, .. },
+            ..
+        } = &record.event
+        {
+            let hash = blake3::hash(content);
+            if self.torn.get(&process) != Some(&hash) {
+                self.whole.insert(*hash.as_bytes());
+            }
+        }
         let Some(Step::Ended {
             call,
             result: Returned::Sync { result, content },
@@ -38,7 +54,12 @@ impl Checker for StateParity {
         else {
             return Ok(());
         };
-        let process = record.process;
+        let hash = blake3::hash(content);
+        if result.is_ok() {
+            self.torn.remove(&process);
+        } else if matches!(&call.what, Call::Sync { content: before, .. } if before != content) {
+            self.torn.insert(process, hash);
+        }
         let Some(number) = call.round else {
             return match result {
                 Ok(revision) => Err(format!("{process} synced {revision} in no round at all")),
@@ -48,7 +69,12 @@ impl Checker for StateParity {
         let round = self.rounds.entry(number).or_default();
         match result {
             Ok(revision) => {
-                round.commit(process, *revision, blake3::hash(content))?;
+                round.commit(process, *revision, hash)?;
+                if !self.whole.contains(hash.as_bytes()) {
+                    return Err(format!(
+                        "{process} synced to a content at revision {revision} that nobody brought"
+                    ));
+                }
                 let last = self.last.insert((process, call.life), *revision);
                 match last {
                     Some(last) if last.0 + 1 != revision.0 => Err(format!(
@@ -105,8 +131,8 @@ mod tests {
 
     fn story() -> (Story<StateParity>, u64) {
         let mut story = Story::of_two(StateParity::default());
-        let one = story.sync(1, 1, 4);
-        let two = story.sync(2, 1, 0);
+        let one = story.sync(1, 1, 4, b"state");
+        let two = story.sync(2, 1, 0, b"begin");
         story.synced(1, one, Ok(4), b"state").unwrap();
         (story, two)
     }
@@ -115,9 +141,9 @@ mod tests {
     fn equal_content_and_one_step_is_right() {
         let (mut story, two) = story();
         story.synced(2, two, Ok(4), b"state").unwrap();
-        let one = story.sync(1, 2, 5);
+        let one = story.sync(1, 2, 5, b"next");
         story.synced(1, one, Err(aborted()), b"torn").unwrap();
-        let one = story.sync(1, 3, 5);
+        let one = story.sync(1, 3, 5, b"torn");
         story.synced(1, one, Ok(5), b"next").unwrap();
     }
 
@@ -137,8 +163,18 @@ mod tests {
     fn a_revision_that_stays_or_jumps_is_seen() {
         for revision in [4, 6] {
             let (mut story, _) = story();
-            let one = story.sync(1, 2, revision);
+            let one = story.sync(1, 2, revision, b"next");
             assert!(story.synced(1, one, Ok(revision), b"next").is_err());
         }
+    }
+
+    #[test]
+    fn a_content_that_a_failed_sync_tore_is_nobodys() {
+        let (mut story, two) = story();
+        story.synced(2, two, Ok(4), b"state").unwrap();
+        let one = story.sync(1, 2, 5, b"next");
+        story.synced(1, one, Err(aborted()), b"nete").unwrap();
+        let one = story.sync(1, 3, 5, b"nete");
+        assert!(story.synced(1, one, Ok(5), b"nete").is_err());
     }
 }

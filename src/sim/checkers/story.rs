@@ -162,10 +162,16 @@ impl<C: Checker> Story<C> {
     }
 
     #[track_caller]
-    pub(super) fn sync(&mut self, process: u32, round: u64, revision: u64) -> CallId {
+    pub(super) fn sync(
+        &mut self,
+        process: u32,
+        round: u64,
+        revision: u64,
+        content: &[u8],
+    ) -> CallId {
         let what = Call::Sync {
             revision: Revision(revision),
-            content: [].into(),
+            content: content.into(),
         };
         let call = self.call(process, what);
         self.tell(process, Event::SyncBegan { round });

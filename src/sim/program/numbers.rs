@@ -2,6 +2,8 @@
 //!
 //! A contribution has one bit in each element, another one for each process, so that a sum shows
 //! who is in it; which one depends on the place, so that a segment in the wrong place shows too.
+//! Some contributions are rough: floats whose sum depends on the order, so that two peers that did
+//! not combine the same way hold different bits.
 
 use super::Manner;
 use crate::sim::history::ProcessId;
@@ -13,6 +15,8 @@ pub(super) struct Shape {
     pub(super) count: u64,
     pub(super) data_type: DataType,
     pub(super) op: ReduceOp,
+    /// Floats that no type holds exactly; of other types the same as ever.
+    pub(super) is_rough: bool,
 }
 
 /// Elements that make an operation too large to be sent without a grant.
@@ -57,6 +61,7 @@ impl Shape {
             count,
             data_type,
             op,
+            is_rough: draw(7) % 3 == 0,
         }
     }
 
@@ -81,11 +86,15 @@ impl Shape {
     }
 
     fn push(&self, bytes: &mut Vec<u8>, value: u64) {
+        let float = match self.is_rough {
+            true => value as f64 / 3.0,
+            false => value as f64,
+        };
         match self.data_type {
-            DataType::F16 => bytes.extend(half::f16::from_f64(value as f64).to_le_bytes()),
-            DataType::BF16 => bytes.extend(half::bf16::from_f64(value as f64).to_le_bytes()),
-            DataType::F32 => bytes.extend((value as f32).to_le_bytes()),
-            DataType::F64 => bytes.extend((value as f64).to_le_bytes()),
+            DataType::F16 => bytes.extend(half::f16::from_f64(float).to_le_bytes()),
+            DataType::BF16 => bytes.extend(half::bf16::from_f64(float).to_le_bytes()),
+            DataType::F32 => bytes.extend((float as f32).to_le_bytes()),
+            DataType::F64 => bytes.extend(float.to_le_bytes()),
             _ => bytes.extend(&value.to_le_bytes()[..self.data_type.size_bytes()]),
         }
     }
@@ -100,6 +109,7 @@ mod tests {
             count: 3,
             data_type,
             op: ReduceOp::Sum,
+            is_rough: false,
         }
     }
 
