@@ -11,7 +11,7 @@ use crate::types::{PeerName, Revision, Tag};
 ///
 /// **Next:** make a new communicator, connect, and synchronise the shared state; this one can only
 /// be dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum Gone {
     /// The master removed this peer from the run.
@@ -36,7 +36,7 @@ pub enum Gone {
 }
 
 /// Why a communicator could not join a run.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// A setting makes no sense. **Next:** correct it; trying again will not help.
@@ -84,7 +84,7 @@ pub enum ConnectError {
 }
 
 /// Why `update_topology`, `are_peers_pending` or `leave` failed.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum MembershipError {
     /// `connect` has not succeeded yet. **Next:** connect.
@@ -119,7 +119,7 @@ pub enum MembershipError {
 
 /// Why an all-reduce failed. The input is as it was before the call; the output buffer of an
 /// out-of-place call holds nothing of meaning.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum CollectiveError {
     /// Peers were lost while the operation ran. Membership is already up to date.
@@ -221,7 +221,7 @@ impl CollectiveError {
 
 /// Why a shared-state sync failed. Tensors that were being received are *tainted*: they hold parts
 /// of two versions, and this peer offers none of them to others until a sync commits.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum SyncError {
     /// A transfer failed, or peers were lost, and nobody else could serve. **Next:** sync again.
@@ -285,7 +285,7 @@ pub enum SyncError {
 }
 
 /// A peer that left the run while others still needed it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LostPeer {
     /// Who.
     pub peer: PeerName,

@@ -71,7 +71,8 @@
 //! # Features
 //!
 //! `net` (default) is everything above the pure rooms; `cli` (default, needs `net`) is the `pccl`
-//! program. Without `net` only the pure rooms are built.
+//! program. Without `net` only the pure rooms are built. `sim` is a simulated world for this
+//! repository's own tests.
 
 // Elements travel as they lie in memory.
 #[cfg(target_endian = "big")]
@@ -104,6 +105,8 @@ mod types;
 pub use types::{
     DataType, Epoch, GroupId, PeerId, PeerName, Rank, ReduceOp, Revision, RunId, Tag, WorldSizes,
 };
+#[doc(hidden)]
+pub use types::{Descriptor, OperationId, Timestamp};
 
 // Lanes' bytes into kernels and user memory, and back.
 #[cfg(feature = "net")]
@@ -125,14 +128,14 @@ pub use protocol::master::MasterConfig;
 // A collective as data: who sends which chunk to whom, in what order.
 #[doc(hidden)]
 pub mod schedule;
-// A world of simulated processes and networks, for tests of faults.
-#[cfg(feature = "sim")]
-#[doc(hidden)]
-pub mod sim;
 // Digests, election and transfer of what all peers of a group share.
 #[doc(hidden)]
 pub mod shared_state;
 pub use shared_state::SyncStrategy;
+// A world of simulated processes and networks, for tests of faults.
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod sim;
 // A ring that avoids broken links, and who goes where there is none.
 #[doc(hidden)]
 pub mod topology;

@@ -305,7 +305,7 @@ impl fmt::Display for PeerName {
 }
 
 /// World sizes as of the active epoch. They count accepted peers only, never pending ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct WorldSizes {
     /// Accepted peers in all groups.
     pub global: u32,

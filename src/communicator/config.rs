@@ -57,8 +57,8 @@ pub struct Config {
     /// once. Calls that need the master wait that long. Default 30 s.
     pub master_grace: Duration,
     /// How long a link may take to be made, or mended, before it is reported to the master, which
-    /// then wires around it or removes a peer. Default: what the master says (2 s, or 350 ms in its
-    /// `fast` profile).
+    /// then wires around it or removes a peer. Default: what the master says
+    /// ([`MasterConfig::link_timeout`](crate::MasterConfig::link_timeout)).
     pub link_timeout: Option<Duration>,
     /// How long a lane may be idle before the other side is asked for a word, so that NATs and
     /// firewalls keep it, and one that they forgot is made anew before it is needed. Default 30 s;

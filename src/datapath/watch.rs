@@ -62,8 +62,15 @@ impl DataPlane {
 
     /// One look at every lane. False: there is none, and nobody looks any more.
     fn look(self: &Arc<Self>, now: Instant, away: Duration, judges: bool) -> bool {
-        let (stall_timeout, keep_alive) = (self.stall_timeout(), self.keep_alive());
+        let stall_timeout = self.stall_timeout();
         let state = &mut *self.state.lock();
+        // An operation goes round all links one after the other: if all of them were cut while
+        // nobody used them, they are to be found dead at once, not in turns.
+        let keep_alive = if state.operations.is_empty() {
+            self.keep_alive()
+        } else {
+            self.keep_alive().min(stall_timeout)
+        };
         let mut lanes = 0;
         for (peer, link) in &mut state.links {
             let mut stalled = Vec::new();

@@ -31,9 +31,36 @@ pub(super) struct Link {
     lanes: Vec<Lane>,
     /// Without a lane since then.
     down_since: Option<Instant>,
-    /// When a lane stalled with frames unfinished, and how many the link had delivered by then.
-    stalled: Option<(Instant, u64)>,
+    stalled: Option<Stalls>,
     last_error: String,
+}
+
+/// What is waited for of neighbours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Patience {
+    pub(super) link_timeout: Duration,
+    pub(super) lane_stall_timeout: Duration,
+}
+
+impl Patience {
+    /// Nothing is expected of far neighbours before it can be here: on a lane the answer to a
+    /// question that is asked at half its time; on a link the lane that the end dials which was not
+    /// told to: after a third of its time, and for two round trips.
+    pub(super) fn across(self, round_trip: Duration) -> Self {
+        Self {
+            link_timeout: self.link_timeout.max(round_trip * 7 / 2),
+            lane_stall_timeout: self.lane_stall_timeout.max(round_trip * 5 / 2),
+        }
+    }
+}
+
+/// Lanes that stalled with frames unfinished, one after the other, and nothing was delivered.
+#[derive(Clone, Copy, Debug)]
+struct Stalls {
+    first: Instant,
+    last: Instant,
+    /// Frames that the link had ever delivered.
+    delivered: u64,
 }
 
 #[derive(Debug)]
@@ -88,6 +115,11 @@ impl Link {
     pub(super) fn respecify(&mut self, spec: LinkSpec) {
         self.spec = spec;
         self.make_lanes();
+    }
+
+    /// What it may take from now on.
+    pub(super) fn allow(&mut self, timeout: Duration) {
+        self.timeout = timeout;
     }
 
     fn make_lanes(&mut self) {
@@ -250,31 +282,47 @@ impl Link {
         if let LaneEnd::Stalled {
             unfinished: 1..,
             delivered,
-            ..
+            silent_ms,
         } = end
         {
-            changes.extend(self.on_stalled(now, *delivered));
+            let silent = Duration::from_millis(*silent_ms);
+            changes.extend(self.on_stalled(now, silent, *delivered));
         }
         changes
     }
 
-    /// Lanes that can be made but carry nothing are no link either.
-    fn on_stalled(&mut self, now: Instant, delivered: u64) -> Option<Change> {
-        match self.stalled {
-            Some((since, before)) if before == delivered => {
-                if now.saturating_duration_since(since) < self.timeout {
-                    return None;
-                }
-                self.stalled = Some((now, delivered));
-                let ms = now.saturating_duration_since(since).as_millis();
-                Some(Change::Failed(format!(
-                    "lanes open, but nothing was delivered for {ms} ms"
-                )))
-            }
-            _ => {
-                self.stalled = Some((now, delivered));
-                None
-            }
+    /// Lanes that can be made but carry nothing are no link either. A stall long after the one before
+    /// is the first again: meanwhile there was nothing to deliver.
+    fn on_stalled(&mut self, now: Instant, silent: Duration, delivered: u64) -> Option<Change> {
+        let again = silent + self.timeout;
+        let in_a_row = |stalls: &Stalls| {
+            stalls.delivered == delivered && now.saturating_duration_since(stalls.last) <= again
+        };
+        let mut stalls = self.stalled.filter(in_a_row).unwrap_or(Stalls {
+            first: now,
+            last: now,
+            delivered,
+        });
+        stalls.last = now;
+        let since = now.saturating_duration_since(stalls.first);
+        let is_too_long = since >= self.timeout;
+        if is_too_long {
+            stalls.first = now;
+        }
+        self.stalled = Some(stalls);
+        let ms = since.as_millis();
+        is_too_long
+            .then(|| Change::Failed(format!("lanes open, but nothing was delivered for {ms} ms")))
+    }
+
+    /// This end was away itself for so long: that is nobody's silence. With `reads`, what came
+    /// meanwhile is yet to be read, and gets a moment.
+    pub(super) fn excuse(&mut self, away: Duration, reads: bool) {
+        let now = Instant::now();
+        let moment = now.checked_sub(self.timeout / 4 * 3).filter(|_| reads);
+        if let Some(since) = &mut self.down_since {
+            *since = now.min(*since + away);
+            *since = moment.map_or(*since, |moment| moment.max(*since));
         }
     }
 

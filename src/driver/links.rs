@@ -73,6 +73,8 @@ pub(super) struct Links {
     epoch: Epoch,
     links: BTreeMap<PeerId, Link>,
     held: Vec<Held>,
+    /// This peer was away before the last tick.
+    was_away: bool,
     events: mpsc::UnboundedSender<LinkEvent>,
 }
 
@@ -90,6 +92,7 @@ impl Links {
             epoch: Epoch::default(),
             links: BTreeMap::new(),
             held: Vec::new(),
+            was_away: false,
             events,
         }
     }
@@ -128,6 +131,16 @@ impl Links {
             self.offer(held.hello, held.stream, held.until);
         }
         removed
+    }
+
+    /// What links may take from now on.
+    pub(super) fn allow(&mut self, timeout: Duration) {
+        if let Some(caller) = &mut self.caller {
+            caller.link_timeout = timeout;
+        }
+        for link in self.links.values_mut() {
+            link.allow(timeout);
+        }
     }
 
     /// A lane was dialled from the other side.
@@ -273,8 +286,19 @@ impl Links {
     }
 
     /// Dials where the other end does not, reports links that have no lane for too long, and turns
-    /// away lanes that were held for too long.
-    pub(super) fn tick(&mut self) -> Vec<(PeerId, Change)> {
+    /// away lanes that were held for too long. The tick was `due`; where it is much later, this peer
+    /// was away, and nobody else is blamed for it.
+    pub(super) fn tick(&mut self, due: Instant) -> Vec<(PeerId, Change)> {
+        let timeout = self.caller.as_ref().map(|caller| caller.link_timeout);
+        let is_away = timeout.is_some_and(|timeout| due.elapsed() > timeout / 4);
+        // A machine that is always busy judges slowly, and still judges.
+        let reads = is_away && !self.was_away;
+        self.was_away = is_away;
+        if is_away {
+            for link in self.links.values_mut() {
+                link.excuse(due.elapsed(), reads);
+            }
+        }
         let failed = self
             .links
             .iter_mut()

@@ -104,6 +104,7 @@ impl Master {
             .spawn(move || {
                 runtime.block_on(async move {
                     tokio::select! {
+                        biased;
                         () = serve(host, listener, config, secret) => {}
                         _ = stopped => {}
                     }

@@ -18,7 +18,7 @@ use super::handle::{Payload, Request, Respond, Response, Snapshot};
 use super::host::Host;
 #[cfg(feature = "sim")]
 use super::host::observer::Observed;
-use super::link::Change;
+use super::link::{Change, Patience};
 use super::links::{Caller, LinkEvent, Links};
 use super::reach::{Unreached, reach};
 use super::sync::{Session, SyncEvent, SyncTraffic, turn_away};
@@ -29,7 +29,7 @@ use crate::mutation::{Mutation, mutated};
 use crate::protocol::peer::{Input, Output, Peer, PeerConfig, Reply, RequestId};
 use crate::transport::{Incoming, Stream, refuse};
 use crate::types::{Epoch, OperationId, PeerId};
-use crate::wire::control::{Hello, Join, ToPeer, Welcome};
+use crate::wire::control::{Hello, Join, LinkSpec, ToPeer, Welcome};
 use crate::wire::greeting::Kind;
 use crate::wire::hello::{LaneHello, TransferHello};
 
@@ -65,6 +65,8 @@ pub(super) struct Loop {
     caller: Option<Caller>,
 
     links: Links,
+    /// What is waited for of neighbours, as far as settings say.
+    patience: Patience,
     link_queue: mpsc::UnboundedReceiver<LinkEvent>,
     plane: Arc<DataPlane>,
     plane_queue: mpsc::UnboundedReceiver<PlaneEvent>,
@@ -122,6 +124,7 @@ impl Loop {
             closing: None,
             caller: None,
             links: Links::new(link_events),
+            patience: Patience::default(),
             link_queue,
             plane: DataPlane::new(runtime, plane_events, config.keepalive_interval),
             plane_queue,
@@ -154,7 +157,7 @@ impl Loop {
             // queues above the last one, and each waits for answers.
             tokio::select! {
                 biased;
-                () = sleep => self.tick(),
+                () = sleep => self.tick(timeout.unwrap_or_else(tokio::time::Instant::now)),
                 Some(event) = self.event_queue.recv() => self.on_event(event),
                 Some(event) = self.plane_queue.recv() => self.on_plane_event(event),
                 Some(event) = self.link_queue.recv() => self.on_link_event(event),
@@ -201,7 +204,7 @@ impl Loop {
             .min()
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self, due: tokio::time::Instant) {
         // What has arrived is read before any watch is asked.
         for _ in 0..EVENTS_BEFORE_TICK {
             match self.event_queue.try_recv() {
@@ -209,7 +212,19 @@ impl Loop {
                 Err(_) => break,
             }
         }
-        for (peer, change) in self.links.tick() {
+        for _ in 0..EVENTS_BEFORE_TICK {
+            match self.plane_queue.try_recv() {
+                Ok(event) => self.on_plane_event(event),
+                Err(_) => break,
+            }
+        }
+        for _ in 0..EVENTS_BEFORE_TICK {
+            match self.link_queue.try_recv() {
+                Ok(event) => self.on_link_event(event),
+                Err(_) => break,
+            }
+        }
+        for (peer, change) in self.links.tick(due) {
             self.on_link_change(peer, change);
         }
         self.tell(Input::Tick);
@@ -299,6 +314,11 @@ impl Loop {
             run, peer, timings, ..
         } = welcome
         {
+            let base = Patience {
+                link_timeout: self.config.link_timeout.unwrap_or(timings.link_timeout),
+                lane_stall_timeout: timings.lane_stall_timeout,
+            };
+            self.patience = base;
             let caller = Caller {
                 network: self.host.network.clone(),
                 run: *run,
@@ -306,13 +326,26 @@ impl Loop {
                 master,
                 bind: self.config.bind,
                 socket: self.config.socket.clone(),
-                link_timeout: self.config.link_timeout.unwrap_or(timings.link_timeout),
-                lane_stall_timeout: timings.lane_stall_timeout,
+                link_timeout: base.link_timeout,
+                lane_stall_timeout: base.lane_stall_timeout,
             };
             self.plane.set_stall_timeout(timings.lane_stall_timeout);
             self.caller = Some(caller.clone());
             self.links.introduce(caller);
         }
+    }
+
+    /// Nothing is expected of far neighbours before their answers can be here.
+    fn allow_for(&mut self, links: &[LinkSpec]) {
+        let longest = links.iter().map(|link| link.round_trip).max();
+        let patience = self.patience.across(longest.unwrap_or_default());
+        let Some(caller) = &mut self.caller else {
+            return;
+        };
+        caller.link_timeout = patience.link_timeout;
+        caller.lane_stall_timeout = patience.lane_stall_timeout;
+        self.plane.set_stall_timeout(caller.lane_stall_timeout);
+        self.links.allow(caller.link_timeout);
     }
 
     fn on_plane_event(&mut self, event: PlaneEvent) {
@@ -432,6 +465,7 @@ impl Loop {
                     }
                 }
                 Output::Wire { epoch, links } => {
+                    self.allow_for(&links);
                     for peer in self.links.set(epoch, links) {
                         self.plane.remove_link(peer);
                     }

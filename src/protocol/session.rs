@@ -5,6 +5,7 @@
 //! ordered connection that starts with a resume, so it is a violation.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use crate::mutation::{Mutation, mutated};
 use crate::wire::control::Frame;
@@ -101,6 +102,18 @@ impl<Out: Clone> Session<Out> {
             .is_some_and(|(first, _)| *first <= sequence)
         {
             self.unacknowledged.pop_front();
+        }
+    }
+}
+
+/// What a session will do hangs on what it still has to say, not on how much was said before: two
+/// sides that have heard all of each other but the same messages are the same session at any
+/// number. So numbers are left out.
+impl<Out: Hash> Hash for Session<Out> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.unacknowledged.len().hash(state);
+        for (_, message) in &self.unacknowledged {
+            message.hash(state);
         }
     }
 }

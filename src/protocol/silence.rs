@@ -283,6 +283,14 @@ impl Watch {
         mean.saturating_mul(3).min(most)
     }
 
+    /// The longest round trip to expect, in whole milliseconds. Zero where none was measured, the
+    /// ceiling at most.
+    pub fn round_trip(&self) -> Duration {
+        let bound = self.round_trip.map_or(Duration::ZERO, |r| r.bound());
+        let ms = bound.min(self.timings.silence_ceiling).as_millis();
+        Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
+    }
+
     /// How often this side speaks at least.
     pub fn interval(&self) -> Duration {
         self.timings.heartbeat_interval

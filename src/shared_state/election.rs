@@ -57,7 +57,7 @@ pub enum Failure {
 }
 
 /// The elected state and the way to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// The revision everybody has once the sync is committed.
     pub revision: Revision,

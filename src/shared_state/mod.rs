@@ -109,7 +109,7 @@ impl SyncStrategy {
 }
 
 /// One tensor as a peer presents it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Entry {
     /// Its name: 1 to [`MAX_NAME_BYTES`] bytes, once per state.
     pub name: String,
@@ -138,7 +138,7 @@ impl Entry {
 }
 
 /// What one peer brings to a sync.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Presentation {
     /// The revision it says its content is.
     pub revision: Revision,

@@ -13,7 +13,7 @@ use crate::error::{CollectiveError, ConnectError, Gone, MembershipError, SyncErr
 use crate::protocol::peer::Membership;
 use crate::types::{DataType, Descriptor, Epoch, OperationId, PeerId, ReduceOp, Revision, Tag};
 
-/// Virtual time since the world began.
+/// Virtual nanoseconds since the world began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorldTime(pub u64);
 

@@ -1,4 +1,14 @@
 //! A simulated world that the whole library runs in, as it is shipped.
+//!
+//! ```text
+//!   seed ─► Plan ─► World ── runs ──► processes ── each its own runtime, with a paused clock
+//!          faults    │                   │ programs call communicators; one process is the master
+//!                    └──► Network ◄──────┤ bytes
+//!                                        └ Recorder ─► checkers ─► Verdict
+//! ```
+//!
+//! Nothing in a world reads a clock, draws a number or opens a socket of the system: a seed is
+//! played the same way each time. [`shrink()`] makes a plan that fails smaller.
 
 pub mod checkers;
 mod dice;

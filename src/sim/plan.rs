@@ -161,7 +161,7 @@ impl Plan {
         let first_ms = 1000;
         let last_ms = first_ms + dice.between(4000, 12_000);
         let mut faults = Vec::new();
-        for _ in 0..dice.between(6, 12) {
+        for _ in 0..dice.between(7, 13) {
             let at = WorldTime::from_ms(dice.between(first_ms, last_ms));
             let kind = FaultKind::draw(dice);
             if matches!(kind, FaultKind::Kill { .. } | FaultKind::PowerOff { .. })
@@ -176,6 +176,13 @@ impl Plan {
                 });
             }
             faults.push(Fault { at, kind });
+            if dice.one_in(8) {
+                let at = WorldTime::from_ms(dice.between(first_ms, last_ms));
+                let kind = FaultKind::Start {
+                    in_its_place: dice.one_in(2),
+                };
+                faults.push(Fault { at, kind });
+            }
             if dice.one_in(5) {
                 // Several at once.
                 let kind = FaultKind::draw(dice);
@@ -213,7 +220,7 @@ impl FaultKind {
         } else {
             dice.ms(20, 2500)
         };
-        match dice.below(12) {
+        match dice.below(11) {
             0..=2 => Self::Kill {
                 victim,
                 lag: dice.ms(0, 80),
@@ -238,14 +245,11 @@ impl FaultKind {
                 ]),
                 all: dice.one_in(2),
             },
-            10 => Self::Slow {
+            _ => Self::Slow {
                 a,
                 b,
                 rate_bytes_per_s: dice.between(20_000, 400_000),
                 length,
-            },
-            _ => Self::Start {
-                in_its_place: dice.one_in(2),
             },
         }
     }

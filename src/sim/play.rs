@@ -34,7 +34,7 @@ pub struct Verdict {
     pub trace: Vec<String>,
     /// How much happened, inputs and outputs of machines not counted.
     pub records: u64,
-    /// Faults that found a victim.
+    /// Faults that struck. Where nobody was left to be their victim, a process was started instead.
     pub faults: u32,
     /// How long the world lasted.
     pub lasted: WorldTime,
@@ -207,11 +207,7 @@ mod tests {
     use super::*;
 
     fn plan(seed: u64) -> Plan {
-        let mode = match seed % 4 {
-            3 => Mode::Misbehaving,
-            _ => Mode::Honest,
-        };
-        Plan::draw(seed, mode)
+        Plan::draw(seed, Mode::of(seed))
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::history::{Event, ProcessId, WorldTime};
-use super::plan::{Mode, Plan};
+use super::network::{Machine, Network};
+use super::plan::{Fault, FaultKind, Mode, Plan};
 use super::world::{Ending, MASTER, Script, Stage, World};
 use crate::communicator::{Communicator, Config, ReduceOptions};
 use crate::driver::{Host, Secret, listen, serve};
@@ -117,9 +118,12 @@ impl Script for Reducers {
 }
 
 fn play(seed: u64) -> (Ending, Vec<String>) {
-    let plan = Plan::draw(seed, Mode::Honest);
+    play_plan(&Plan::draw(seed, Mode::Honest))
+}
+
+fn play_plan(plan: &Plan) -> (Ending, Vec<String>) {
     let script = Reducers::default();
-    let world = World::new(&plan, &script, Duration::from_secs(10));
+    let world = World::new(plan, &script, Duration::from_secs(10));
     let ending = world.run(Duration::from_secs(60)).unwrap();
     let lines = std::mem::take(&mut script.log.lock().lines);
     (ending, lines)
@@ -138,4 +142,66 @@ fn a_world_goes_the_same_way_twice() {
     for seed in [3, 4] {
         assert_eq!(play(seed), play(seed));
     }
+}
+
+#[test]
+fn who_is_cut_off_twice_is_healed_once_with_the_end_of_both() {
+    let at = WorldTime::from_ms(1000);
+    let isolated = |ms| FaultKind::Isolate {
+        victim: 0,
+        length: Duration::from_millis(ms),
+    };
+    let plan = Plan {
+        faults: [isolated(900), isolated(50)]
+            .map(|kind| Fault { at, kind })
+            .to_vec(),
+        calm_at: WorldTime::from_ms(3000),
+        ..Plan::draw(0, Mode::Honest)
+    };
+    let (_, lines) = play_plan(&plan);
+    let healed: Vec<_> = lines
+        .iter()
+        .filter(|line| line.ends_with("Healed"))
+        .collect();
+    let [line] = healed[..] else {
+        panic!("{healed:?}")
+    };
+    let healed_ms: u64 = line[..5].replace('.', "").parse().unwrap();
+    assert!(healed_ms >= 1900, "{line}");
+}
+
+#[test]
+fn a_path_that_was_slowed_twice_is_as_fast_as_before() {
+    let slow = |at, ms| Fault {
+        at: WorldTime::from_ms(at),
+        kind: FaultKind::Slow {
+            a: 0,
+            b: 1,
+            rate_bytes_per_s: 20_000,
+            length: Duration::from_millis(ms),
+        },
+    };
+    let plan = Plan {
+        faults: vec![slow(500, 200), slow(600, 200)],
+        calm_at: WorldTime::from_ms(1000),
+        ..Plan::draw(0, Mode::Honest)
+    };
+    let script = Reducers::default();
+    let rates = |network: &Network| {
+        let machines = (1..=3).map(Machine);
+        let pairs = machines
+            .clone()
+            .flat_map(|from| machines.clone().map(move |to| (from, to)));
+        let apart = pairs.filter(|(from, to)| from != to);
+        apart
+            .map(|(from, to)| network.path(from, to).rate_bytes_per_s)
+            .collect::<BTreeSet<_>>()
+    };
+    let world = World::new(&plan, &script, Duration::from_secs(10));
+    let network = world.network().clone();
+    world.run(Duration::from_secs(60)).unwrap();
+    assert_eq!(
+        rates(&network),
+        BTreeSet::from([plan.path.rate_bytes_per_s])
+    );
 }

@@ -3,7 +3,9 @@
 //! A world has two phases. While faults rain, checkers look at every record. Then it is *calm*:
 //! whatever was cut or frozen is mended, and within a bound everything must come right.
 
-use std::collections::{BTreeMap, VecDeque};
+mod faults;
+
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,13 +16,17 @@ use std::time::Duration;
 use super::dice::Dice;
 use super::history::{Event, ProcessId, WorldTime};
 use super::network::{Machine, Network, Path};
-use super::plan::{Fault, FaultKind, Plan};
-use super::process::{Process, State};
+use super::plan::{Fault, Plan};
+use super::process::Process;
 use crate::communicator::DEFAULT_MASTER_PORT;
 use crate::transport;
+use faults::Undo;
 
 /// Processes that no packet wakes run at least this often.
 const QUANTUM: Duration = Duration::from_millis(10);
+
+/// A fault that finds nobody to hurt strikes so much later.
+const SECOND_TRY: Duration = Duration::from_millis(700);
 
 /// The network forgets closed connections this often.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -90,7 +96,7 @@ pub(crate) trait Script {
 pub(crate) struct Ending {
     pub(crate) at: WorldTime,
     pub(crate) came_right: bool,
-    /// Faults that found a victim.
+    /// Faults that struck. Where nobody was left to be their victim, a process was started instead.
     pub(crate) faults: u32,
 }
 
@@ -108,13 +114,9 @@ pub(crate) struct World<'a, S> {
     vacant: Vec<Machine>,
     undo: BTreeMap<(WorldTime, u64), Undo>,
     cuts: BTreeMap<(Machine, Machine), u32>,
+    /// How many cuts concern each process.
+    cut_off: BTreeMap<ProcessId, u32>,
     struck: u32,
-}
-
-enum Undo {
-    Thaw(ProcessId),
-    Mend(Vec<(Machine, Machine)>, Vec<ProcessId>),
-    Speed(Machine, Machine, u64),
 }
 
 impl<'a, S: Script> World<'a, S> {
@@ -133,8 +135,14 @@ impl<'a, S: Script> World<'a, S> {
             vacant: Vec::new(),
             undo: BTreeMap::new(),
             cuts: BTreeMap::new(),
+            cut_off: BTreeMap::new(),
             struck: 0,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Runs until all has come right and ended, something is wrong, or `bound` after calm is over.
@@ -142,14 +150,17 @@ impl<'a, S: Script> World<'a, S> {
         for _ in 0..=self.plan.processes {
             self.start(None)?;
         }
-        let mut faults: VecDeque<&Fault> = self.plan.faults.iter().collect();
+        let mut faults: BTreeMap<(WorldTime, usize), &Fault> = (0..)
+            .zip(&self.plan.faults)
+            .map(|(number, fault)| ((fault.at, number), fault))
+            .collect();
         let (mut all_ran_at, mut swept_at) = (self.now, self.now);
         let deadline = self.plan.calm_at + bound;
         let mut curtain = None;
         let came_right = loop {
             let due = [
                 self.network.next_arrival(),
-                faults.front().map(|fault| fault.at),
+                faults.keys().next().map(|(at, _)| *at),
                 self.undo.keys().next().map(|(at, _)| *at),
                 Some(all_ran_at + QUANTUM),
             ];
@@ -160,11 +171,17 @@ impl<'a, S: Script> World<'a, S> {
                 .unwrap_or(self.now)
                 .max(self.now);
             let touched = self.network.advance(self.now);
-            while let Some(fault) = faults.front()
-                && fault.at <= self.now
+            while let Some(entry) = faults.first_entry()
+                && entry.key().0 <= self.now
             {
-                self.strike(fault)?;
-                faults.pop_front();
+                let ((_, number), fault) = entry.remove_entry();
+                if !self.strike(fault)? {
+                    // Where there are few, it finds somebody once another process has come.
+                    if self.peers().len() < 3 {
+                        self.start(None)?;
+                    }
+                    faults.insert((self.now + SECOND_TRY, number), fault);
+                }
             }
             self.undo_what_is_due();
             if self.now >= self.plan.calm_at && self.signals.calm().is_none() {
@@ -265,166 +282,6 @@ impl<'a, S: Script> World<'a, S> {
         }
     }
 
-    fn strike(&mut self, fault: &Fault) -> std::io::Result<()> {
-        if self.signals.calm().is_some() {
-            return Ok(());
-        }
-        let peers = self.peers();
-        let peer = |n: u64| {
-            let place = n.checked_rem(peers.len() as u64)?;
-            peers.get(place as usize).copied()
-        };
-        // 0 is the master, in what befalls paths.
-        let end = |n: u64| match n {
-            0 => Some(MASTER),
-            n => peer(n),
-        };
-        let struck = match fault.kind {
-            FaultKind::Kill { victim, lag } => peer(victim).map(|victim| {
-                self.kill(victim, lag, fault);
-            }),
-            FaultKind::PowerOff { victim } => peer(victim).map(|victim| {
-                let machine = self.machine(victim);
-                self.network.power_off(machine);
-                self.kill(victim, Duration::ZERO, fault);
-                self.vacant.retain(|vacant| *vacant != machine);
-            }),
-            FaultKind::Freeze { victim, length } => peer(victim).map(|victim| {
-                self.say(victim, fault);
-                self.note(victim, Event::Frozen);
-                if let Some(process) = self.processes.get_mut(&victim) {
-                    process.freeze();
-                }
-                self.later(length, Undo::Thaw(victim));
-            }),
-            FaultKind::Cut {
-                a,
-                b,
-                one_way,
-                length,
-            } => self.pair(end(a), end(b)).map(|(a, b)| {
-                let (from, to) = (self.machine(a), self.machine(b));
-                let mut cuts = vec![(from, to)];
-                if !one_way {
-                    cuts.push((to, from));
-                }
-                self.cut(cuts, vec![a, b], length, fault);
-            }),
-            FaultKind::Isolate { victim, length } => peer(victim).map(|victim| {
-                let machine = self.machine(victim);
-                let others = self.processes.values().filter(|p| p.machine != machine);
-                let cuts = others
-                    .flat_map(|other| [(machine, other.machine), (other.machine, machine)])
-                    .collect();
-                self.cut(cuts, vec![victim], length, fault);
-            }),
-            FaultKind::Strike { a, b, strike, all } => {
-                self.pair(end(a), end(b)).and_then(|(a, b)| {
-                    let (from, to) = (self.machine(a), self.machine(b));
-                    let count = self.network.strike(from, to, strike, all);
-                    (count > 0).then(|| {
-                        self.say(a, fault);
-                        self.note(a, Event::Struck { with: b, strike });
-                    })
-                })
-            }
-            FaultKind::Slow {
-                a,
-                b,
-                rate_bytes_per_s,
-                length,
-            } => self.pair(end(a), end(b)).map(|(a, b)| {
-                self.say(a, fault);
-                let (from, to) = (self.machine(a), self.machine(b));
-                let path = self.network.path(from, to);
-                let slow = Path {
-                    rate_bytes_per_s: rate_bytes_per_s.min(path.rate_bytes_per_s),
-                    ..path
-                };
-                self.network.set_path(from, to, slow);
-                self.later(length, Undo::Speed(from, to, path.rate_bytes_per_s));
-            }),
-            FaultKind::Start { in_its_place } => {
-                let machine = self.vacant.pop().filter(|_| in_its_place);
-                self.start(machine)?;
-                Some(())
-            }
-        };
-        self.struck += u32::from(struck.is_some());
-        Ok(())
-    }
-
-    fn kill(&mut self, victim: ProcessId, lag: Duration, fault: &Fault) {
-        self.say(victim, fault);
-        self.note(victim, Event::Died);
-        self.network.process_died(victim, lag);
-        if let Some(process) = self.processes.get_mut(&victim) {
-            process.kill();
-            self.vacant.push(process.machine);
-        }
-    }
-
-    fn cut(
-        &mut self,
-        cuts: Vec<(Machine, Machine)>,
-        who: Vec<ProcessId>,
-        length: Duration,
-        fault: &Fault,
-    ) {
-        self.say(who[0], fault);
-        for (from, to) in &cuts {
-            *self.cuts.entry((*from, *to)).or_insert(0) += 1;
-            self.network.cut(*from, *to, true);
-        }
-        for process in &who {
-            self.note(*process, Event::CutOff);
-        }
-        self.later(length, Undo::Mend(cuts, who));
-    }
-
-    fn later(&mut self, length: Duration, undo: Undo) {
-        let number = self.undo.len() as u64 + u64::from(self.struck) * 1000;
-        self.undo.insert((self.now + length, number), undo);
-    }
-
-    fn undo_what_is_due(&mut self) {
-        while let Some(entry) = self.undo.first_entry() {
-            if entry.key().0 > self.now && self.signals.calm().is_none() {
-                break;
-            }
-            match entry.remove() {
-                Undo::Thaw(process) => {
-                    if let Some(frozen) = self.processes.get_mut(&process)
-                        && frozen.state == State::Frozen
-                    {
-                        self.script.note(self.now, process, Event::Thawed);
-                        frozen.thaw(self.now);
-                    }
-                }
-                Undo::Mend(cuts, who) => {
-                    for cut in cuts {
-                        let count = self.cuts.entry(cut).or_insert(1);
-                        *count -= 1;
-                        if *count == 0 {
-                            self.network.cut(cut.0, cut.1, false);
-                        }
-                    }
-                    for process in who {
-                        self.note(process, Event::Healed);
-                    }
-                }
-                Undo::Speed(from, to, rate_bytes_per_s) => {
-                    let path = self.network.path(from, to);
-                    let path = Path {
-                        rate_bytes_per_s,
-                        ..path
-                    };
-                    self.network.set_path(from, to, path);
-                }
-            }
-        }
-    }
-
     /// Ends the faults.
     fn calm(&mut self) -> std::io::Result<()> {
         while self.peers().len() < 2 {
@@ -435,20 +292,6 @@ impl<'a, S: Script> World<'a, S> {
         self.signals.living.store(living, Ordering::Relaxed);
         self.undo_what_is_due();
         Ok(())
-    }
-
-    fn pair(&self, a: Option<ProcessId>, b: Option<ProcessId>) -> Option<(ProcessId, ProcessId)> {
-        a.zip(b)
-            .filter(|(a, b)| self.machine(*a) != self.machine(*b))
-    }
-
-    fn machine(&self, process: ProcessId) -> Machine {
-        let process = self.processes.get(&process);
-        process.map_or(MASTER_MACHINE, |process| process.machine)
-    }
-
-    fn say(&self, process: ProcessId, fault: &Fault) {
-        self.note(process, Event::Fault(format!("{:?}", fault.kind)));
     }
 
     fn note(&self, process: ProcessId, event: Event) {

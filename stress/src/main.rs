@@ -7,8 +7,10 @@
 //!        | what it did                       | what they were told      event.rs, log.rs
 //!        '--------------> history <----------'                         history.rs
 //!                            |
-//!                            '--> checkers/ and report/
+//!                            '--> checkers/ and report.rs
 //! ```
+//!
+//! `stress sim` plays worlds of the library's simulator instead (`pccl::sim`).
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,

@@ -42,6 +42,18 @@ const PARTS: &[(&str, Work)] = &[
             "run --locked --quiet --example train_loop_with_churn -- --short",
         ))
     }),
+    ("model", || {
+        // Each check has two threads of its own.
+        succeeds(&mut cargo(
+            "test --locked --release --no-default-features --features sim --test model -- \
+             --test-threads=1 --nocapture",
+        ))
+    }),
+    ("simulation", || {
+        succeeds(&mut cargo(
+            "run --locked --quiet --release -p stress -- sim --seeds 1000 --known 670",
+        ))
+    }),
     (TESTS, || succeeds(&mut cargo("test --locked --workspace"))),
 ];
 

@@ -93,8 +93,9 @@ async fn a_rank_that_does_not_call_for_an_hour_grants_nothing_and_grows_by_nothi
     for minute in 0..60 {
         sleep(Duration::from_secs(60)).await;
         let written: usize = wires.iter().map(|wire| wire.written(0)).sum();
-        // The eager amount, then signs of life alone: a few a minute for each lane.
-        let signs_of_life = 60 * 2 * 8 * (minute + 2);
+        // The eager amount, then signs of life alone: a question and an answer for each lane and
+        // stall timeout.
+        let signs_of_life = 60 * 2 * 2 * 40 * (minute + 2);
         assert!(written <= EAGER_BYTES + signs_of_life);
         assert!(cluster.planes[1].early_bytes() <= EAGER_BYTES);
     }

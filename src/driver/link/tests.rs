@@ -20,6 +20,7 @@ fn link(lanes: u16, dials: bool) -> Link {
         secret: [0; 16],
         lanes,
         dials,
+        round_trip: Duration::ZERO,
     };
     Link::new(spec, TIMEOUT)
 }
@@ -244,4 +245,40 @@ fn play(order: &[Step]) {
     }
     assert_eq!(has, [Some(true); 2], "{order:?}");
     assert!(!closed.contains(&true), "{order:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_long_after_another_is_the_first_again() {
+    let mut link = settled(1, true).await;
+    for _ in 0..5 {
+        // What stalled was of an operation that has ended since: nothing was left to deliver.
+        assert_eq!(
+            link.on_closed(0, &stalled(7)),
+            [Change::Down(LinkLoss::GivenUp)]
+        );
+        link.on_open(0, true);
+        advance(Duration::from_secs(60)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn across_far_paths_the_end_that_dials_later_is_through_before_it_complains() {
+    let base = Patience {
+        link_timeout: Duration::from_millis(300),
+        lane_stall_timeout: Duration::from_millis(350),
+    };
+    for round_trip_ms in [0, 20, 100, 150, 300, 600] {
+        let round_trip = Duration::from_millis(round_trip_ms);
+        let mut link = settled(1, false).await;
+        link.allow(base.across(round_trip).link_timeout);
+        // The other end does not know yet that the lane is lost.
+        link.on_closed(0, &stalled(1));
+        while link.due().is_empty() {
+            advance(Duration::from_millis(1)).await;
+        }
+        dial(&mut link, 0);
+        advance(round_trip * 2).await;
+        assert_eq!(link.tick(), None, "{round_trip_ms} ms");
+        assert_eq!(link.on_open(0, true), (true, Some(Change::Up)));
+    }
 }

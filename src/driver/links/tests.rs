@@ -30,7 +30,7 @@ enum Event {
     Link(LinkEvent),
     Plane(PlaneEvent),
     Incoming(Incoming),
-    Tick,
+    Tick(Instant),
 }
 
 impl Node {
@@ -66,6 +66,7 @@ impl Node {
             secret: [7; 16],
             lanes: LANES,
             dials: index == 0,
+            round_trip: Duration::ZERO,
         };
         links.set(EPOCH, vec![spec]);
         Node {
@@ -93,7 +94,7 @@ impl Node {
             Some(event) = self.plane_queue.recv() => Event::Plane(event),
             Some(event) = self.link_queue.recv() => Event::Link(event),
             Some(incoming) = self.incoming.recv() => Event::Incoming(incoming),
-            () = tokio::time::sleep_until(timeout) => Event::Tick,
+            () = tokio::time::sleep_until(timeout) => Event::Tick(timeout),
         }
     }
 
@@ -131,7 +132,7 @@ impl Node {
                 let hello = LaneHello::decode(&incoming.greeting.body).unwrap();
                 self.links.on_incoming(hello, incoming.stream);
             }
-            Event::Tick => changes = self.links.tick(),
+            Event::Tick(due) => changes = self.links.tick(due),
         }
         self.told
             .extend(changes.into_iter().map(|(_, change)| change));
@@ -322,4 +323,46 @@ async fn an_end_whose_process_dies_is_witnessed() {
     pair.pass(Duration::from_millis(10)).await;
     let witnessed = Change::Down(crate::protocol::peer::LinkLoss::ClosedThere);
     assert_eq!(pair.nodes[0].told, [witnessed]);
+}
+
+/// A peer whose neighbour is not there, and how long it takes to say so where each time it wants
+/// to look it is away for so long.
+async fn time_to_fail(away: &[Duration]) -> (Duration, usize) {
+    let net = Net::default();
+    let mut node = Node::new(&net, 1);
+    let (start, mut looks) = (Instant::now(), 0);
+    while !node.told.iter().any(|c| matches!(c, Change::Failed(_))) {
+        let due = node.links.next_timeout().unwrap();
+        let away = away.get(looks).or(away.last()).copied();
+        tokio::time::sleep_until(due + away.unwrap_or_default()).await;
+        while let Ok(event) = node.link_queue.try_recv() {
+            node.handle(Event::Link(event));
+        }
+        node.handle(Event::Tick(due));
+        looks += 1;
+    }
+    (start.elapsed(), looks)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_that_a_peer_was_away_itself_is_not_held_against_a_link() {
+    let (took, _) = time_to_fail(&[Duration::ZERO]).await;
+    assert_eq!(took.as_secs(), LINK_TIMEOUT.as_secs());
+    for away in [LINK_TIMEOUT, 10 * LINK_TIMEOUT] {
+        let (took, _) = time_to_fail(&[away, Duration::ZERO]).await;
+        assert!(took >= away + LINK_TIMEOUT / 2, "{took:?}");
+        assert!(took <= away + LINK_TIMEOUT * 5 / 4, "{took:?}");
+        // Where it would have said so, what came meanwhile is yet to be read.
+        let (took, _) = time_to_fail(&[Duration::ZERO, away, Duration::ZERO]).await;
+        assert!(
+            took >= away + LINK_TIMEOUT * 5 / 4 - LINK_TIMEOUT / 100,
+            "{took:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_always_late_still_says_that_a_link_failed() {
+    let (_, looks) = time_to_fail(&[LINK_TIMEOUT / 2]).await;
+    assert!(looks < 30, "{looks}");
 }

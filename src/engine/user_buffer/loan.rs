@@ -262,6 +262,7 @@ mod tests {
         drop(owned);
         assert_eq!(buffers.access().unwrap().input(0..8), [1; 8]);
     }
+
     #[test]
     fn a_pair_given_away_comes_back_with_its_input_as_it_was() {
         let owned = OwnedPair::new(vec![1u8; 4], vec![0u8; 4]);

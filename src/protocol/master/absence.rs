@@ -16,7 +16,7 @@ use crate::types::{PeerId, Timestamp};
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A control connection that broke and is not resumed.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Closed {
     pub(super) since: Timestamp,
     pub(super) reason: String,

@@ -7,30 +7,31 @@ use crate::wire::control::Timings;
 /// Settings of a master. All durations cost time to notice a failure when large, and wrong
 /// suspicion when small. Peers are told the first five when they register. [`Default`] is for any
 /// network; [`MasterConfig::fast`] tells a dead peer in under a second at 100 ms round trip.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MasterConfig {
     /// How often master and peers speak at least. Default 500 ms, fast 100 ms; each beat is about
     /// 70 bytes each way.
     pub heartbeat_interval: Duration,
-    /// The least silence after which a peer may be evicted; at least three times `heartbeat_interval`.
-    /// Default 2 s, fast 500 ms. What is held up for less costs nobody its place; a peer that hangs
-    /// holds everybody up for so long on a good network.
+    /// The least silence after which a peer may be evicted; at least three times
+    /// `heartbeat_interval`. Default 2 s, fast 500 ms. What is held up for less costs nobody its
+    /// place; a peer that hangs holds everybody up for so long on a good network.
     pub silence_floor: Duration,
     /// The silence after which a peer is evicted however bad its connection has been. Default
     /// 3.2 s, fast 700 ms. A peer that hangs holds everybody up for so long at most.
     pub silence_ceiling: Duration,
     /// How long a lane between two peers may be silent while one of them owes the other something,
-    /// before it is made anew.
-    /// Default 1.5 s, fast 350 ms. Below the longest time that a network drops everything, lanes
-    /// are made anew in vain.
+    /// before it is made anew; two and a half of the longest round trips if that is more. Default
+    /// 1.5 s, fast 350 ms. Below the longest time that a network drops everything, lanes are made
+    /// anew in vain.
     pub lane_stall_timeout: Duration,
     /// How long a link between two peers may be without a lane before the master hears of it, where
-    /// a peer's own setting does not say otherwise. Default 2 s, fast 350 ms; at least three round
-    /// trips.
+    /// a peer's own setting does not say otherwise; three and a half of the longest round trips
+    /// if that is more. Default 1.5 s, fast 300 ms. A link that is cut costs this and
+    /// `lane_stall_timeout`.
     pub link_timeout: Duration,
     /// How long a peer whose control connection broke may take to resume, unless a second witness
-    /// says that it is dead; three of its round trips if that is more. Default 1.2 s, fast 300 ms. A
-    /// peer whose host vanished holds everybody up for so long.
+    /// says that it is dead; three of its round trips if that is more. Default 1.2 s, fast 300 ms.
+    /// A peer whose host vanished holds everybody up for so long.
     pub resume_grace: Duration,
     /// How long the links of a new epoch may take to come up while newcomers are let in.
     /// Default 10 s, fast 3 s. One that does not come up holds `update_topology` up for so long;
@@ -49,7 +50,7 @@ impl Default for MasterConfig {
             silence_floor: Duration::from_secs(2),
             silence_ceiling: Duration::from_millis(3200),
             lane_stall_timeout: Duration::from_millis(1500),
-            link_timeout: Duration::from_secs(2),
+            link_timeout: Duration::from_millis(1500),
             resume_grace: Duration::from_millis(1200),
             wiring_timeout: Duration::from_secs(10),
             peers_max: 256,
@@ -67,7 +68,7 @@ impl MasterConfig {
             silence_floor: Duration::from_millis(500),
             silence_ceiling: Duration::from_millis(700),
             lane_stall_timeout: Duration::from_millis(350),
-            link_timeout: Duration::from_millis(350),
+            link_timeout: Duration::from_millis(300),
             resume_grace: Duration::from_millis(300),
             wiring_timeout: Duration::from_secs(3),
             ..Self::default()

@@ -19,7 +19,7 @@ use crate::wire::control::{Heartbeat, Hello, Join, ToPeer, Welcome};
 const GONE_MAX: usize = 1000;
 
 /// A registered or accepted peer.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Member {
     pub(super) name: PeerName,
     pub(super) group: GroupId,
@@ -79,7 +79,7 @@ impl Member {
 }
 
 /// How a peer went; it decides whether its vote for the next epoch counts as given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Departure {
     /// It said goodbye.
     Left,

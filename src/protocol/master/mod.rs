@@ -46,11 +46,11 @@ use syncs::SharedStateOfGroup;
 use testimony::Testimony;
 
 /// A connection, as the driver numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
 /// What happens to a master.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Input {
     /// A connection said hello.
     Greeted {
@@ -92,7 +92,7 @@ pub enum Input {
 }
 
 /// What a master wants done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Output {
     /// Answer a hello; the connection is the peer's from now on.
     Welcome {
@@ -134,7 +134,7 @@ pub enum Output {
 }
 
 /// See the module's text.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Master {
     config: MasterConfig,
     run: RunId,
@@ -174,6 +174,7 @@ impl Master {
         seed: [u8; 32],
         now: Timestamp,
     ) -> Self {
+        let testimony = Testimony::new(&config);
         Self {
             next_heartbeat: now + config.heartbeat_interval,
             config,
@@ -190,7 +191,7 @@ impl Master {
             change: None,
             last_count: 0,
             next_request: 1,
-            testimony: Testimony::default(),
+            testimony,
             operations: BTreeMap::new(),
             shared_state: BTreeMap::new(),
             next_round: 1,

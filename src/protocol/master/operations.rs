@@ -10,7 +10,7 @@ use crate::types::{Descriptor, Epoch, GroupId, OperationId, PeerId, Tag};
 use crate::wire::control::{AbortCause, Outcome, ToPeer};
 
 /// The operations of a group in the active epoch.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Operations {
     epoch: Epoch,
     unsettled: BTreeMap<Tag, Operation>,
@@ -19,7 +19,7 @@ pub(super) struct Operations {
 }
 
 /// What the members said of one operation.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Operation {
     begun: BTreeMap<PeerId, Descriptor>,
     done: BTreeSet<PeerId>,

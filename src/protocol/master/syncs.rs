@@ -13,7 +13,7 @@ use crate::types::{GroupId, PeerId, Revision};
 use crate::wire::control::{CallResult, JointCall, SyncPlan, ToPeer};
 
 /// What the master knows of a group's shared state.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct SharedStateOfGroup {
     /// One above the last committed revision; none before the first sync commits.
     expected: Option<Revision>,
@@ -21,7 +21,7 @@ pub(super) struct SharedStateOfGroup {
 }
 
 /// A sync that was elected and is not settled.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Round {
     number: u64,
     plan: Plan,

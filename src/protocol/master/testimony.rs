@@ -11,22 +11,21 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::Master;
 use super::epochs::neighbours;
+use super::{Master, MasterConfig};
 use crate::types::{Epoch, PeerId, Timestamp};
 
 /// How long a link that could not be made is kept out of rings: outages heal.
 const BROKEN_FOR: Duration = Duration::from_secs(60);
 
-/// How long a complaint between two newcomers, or one that costs an accepted peer its place, waits
-/// for a second one that says whose fault it is.
-const SECOND_TESTIMONY: Duration = Duration::from_millis(500);
-
 type Pair = (PeerId, PeerId);
 
 /// Links that cannot be made, as (lower, higher) id.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Testimony {
+    /// How long a complaint between two newcomers, or one that costs an accepted peer its place,
+    /// waits for a second one that says whose fault it is.
+    second_within: Duration,
     broken: BTreeMap<Pair, Broken>,
     /// Between two newcomers: it may be the fault of either.
     suspected: BTreeMap<Pair, Timestamp>,
@@ -35,13 +34,26 @@ pub(super) struct Testimony {
 }
 
 /// When it was said first and last; it is repeated as long as it is true.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Broken {
     first: Timestamp,
     last: Timestamp,
 }
 
 impl Testimony {
+    pub(super) fn new(config: &MasterConfig) -> Self {
+        // The two ends of a link look at different moments.
+        let second_within = config
+            .heartbeat_interval
+            .clamp(Duration::from_millis(200), Duration::from_millis(500));
+        Self {
+            second_within,
+            broken: BTreeMap::new(),
+            suspected: BTreeMap::new(),
+            complaints: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn broken(&self) -> BTreeSet<Pair> {
         self.broken.keys().copied().collect()
     }
@@ -74,7 +86,7 @@ impl Testimony {
         let suspected = self
             .suspected
             .values()
-            .map(|since| *since + SECOND_TESTIMONY);
+            .map(|since| *since + self.second_within);
         let broken = self.broken.values().map(|said| said.last + BROKEN_FOR);
         suspected.chain(broken).min()
     }
@@ -94,7 +106,8 @@ impl Testimony {
 
     /// Believes suspicions that nothing has cleared up, and forgets what is old.
     fn age(&mut self, now: Timestamp) {
-        let is_due = |since: &Timestamp| *since + SECOND_TESTIMONY <= now;
+        let second_within = self.second_within;
+        let is_due = |since: &Timestamp| *since + second_within <= now;
         let due = self.suspected.iter().filter(|(_, since)| is_due(since));
         let due: Vec<(Pair, Timestamp)> = due.map(|(pair, since)| (*pair, *since)).collect();
         for (pair, since) in due {
@@ -183,7 +196,7 @@ impl Master {
                 return false;
             };
             if is_accepted {
-                self.now < first + SECOND_TESTIMONY
+                self.now < first + self.testimony.second_within
                     || !is_heard_since(pair.0, first)
                     || !is_heard_since(pair.1, first)
             } else {

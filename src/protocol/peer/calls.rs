@@ -6,7 +6,7 @@ use crate::shared_state::Presentation;
 use crate::wire::control::{CallResult, JointCall, SyncPlan, ToMaster};
 
 /// The joint call the caller is in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct RunningCall {
     request: RequestId,
     kind: Kind,
@@ -14,7 +14,7 @@ pub(super) struct RunningCall {
     cancelled: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 enum Kind {
     UpdateTopology,
     ArePeersPending,

@@ -23,7 +23,7 @@ const ATTEMPT_FIRST: Duration = Duration::from_millis(250);
 const ATTEMPT_LONGEST: Duration = Duration::from_secs(3);
 
 /// The control connection as this peer sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) enum Connection {
     /// None is wanted.
     None,

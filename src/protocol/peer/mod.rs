@@ -47,7 +47,7 @@ use operations::Operation;
 pub const OPERATIONS_MAX: usize = 256;
 
 /// What a peer machine needs to know before it starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerConfig {
     /// The master's address as configured, for errors.
     pub master: String,
@@ -60,11 +60,11 @@ pub struct PeerConfig {
 }
 
 /// The caller's command, as the driver numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
 /// What a caller wants.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Command {
     /// Join the run and wait until accepted.
     Connect,
@@ -92,7 +92,7 @@ pub enum Command {
 }
 
 /// The answer to a command.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Reply {
     /// To `Connect`.
     Connect(Result<(), ConnectError>),
@@ -107,7 +107,7 @@ pub enum Reply {
 }
 
 /// How all lanes of a link were lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LinkLoss {
     /// The other end closed them, or its system did: a witness of its death.
     ClosedThere,
@@ -117,7 +117,7 @@ pub enum LinkLoss {
 }
 
 /// What happens to a peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Input {
     /// A caller commands.
     Command {
@@ -196,7 +196,7 @@ pub enum Input {
 }
 
 /// What a peer wants done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Output {
     /// Dial the master and say this; answer with `Welcomed`, `Refused` or `Disconnected`.
     ReachMaster {
@@ -269,7 +269,7 @@ pub enum Output {
 }
 
 /// What a caller may know of its place in the run without asking anybody.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Membership {
     /// This peer.
     pub peer: PeerId,
@@ -282,7 +282,7 @@ pub struct Membership {
 }
 
 /// See the module's text.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Peer {
     config: PeerConfig,
     now: Timestamp,
@@ -308,7 +308,7 @@ pub struct Peer {
     outputs: VecDeque<Output>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Phase {
     Idle,
     /// The master has not answered yet.
@@ -334,14 +334,14 @@ enum Phase {
 }
 
 /// What the master gave this peer at registration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Identity {
     run: crate::types::RunId,
     peer: PeerId,
     token: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct ActiveEpoch {
     epoch: Epoch,
     rank: Rank,
@@ -349,7 +349,7 @@ struct ActiveEpoch {
     links: Vec<LinkSpec>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Proposed {
     proposal: Proposal,
     wired: bool,

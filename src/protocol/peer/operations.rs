@@ -12,7 +12,7 @@ use crate::types::{Descriptor, OperationId, PeerId, Tag, Timestamp};
 use crate::wire::control::{AbortCause, Outcome, ToMaster};
 
 /// An operation that the caller waits for.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Operation {
     request: RequestId,
     descriptor: Descriptor,
@@ -25,7 +25,7 @@ pub(super) struct Operation {
     state: State,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum State {
     /// For the proposed epoch to be active.
     Waiting,
@@ -39,7 +39,7 @@ enum State {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Then {
     Reply(Result<Vec<PeerId>, CollectiveError>),
     Restart,

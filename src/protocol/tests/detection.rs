@@ -324,3 +324,18 @@ fn a_newcomer_that_has_said_nothing_for_half_the_limit_is_not_waited_for() {
         assert_eq!(run.nodes[0].world_size, 1);
     }
 }
+
+#[test]
+fn however_far_peers_seem_they_tell_of_a_broken_link_before_wiring_is_given_up() {
+    for config in profiles() {
+        let run = Timed::of(2, config.clone(), ms(150));
+        for node in &run.nodes {
+            let link_timeout = node.round_trip * 7 / 2;
+            assert!(node.round_trip > Duration::ZERO);
+            assert!(
+                link_timeout <= config.wiring_timeout / 2,
+                "{link_timeout:?}"
+            );
+        }
+    }
+}

@@ -34,6 +34,8 @@ pub(super) struct Node {
     half_open: Option<ConnectionId>,
     pub(super) connections: u32,
     pub(super) world_size: u32,
+    /// The longest that it was told to expect of a neighbour.
+    pub(super) round_trip: Duration,
     pub(super) replies: BTreeMap<RequestId, (Timestamp, Reply)>,
     /// Why connections were given up.
     pub(super) disconnects: Vec<String>,
@@ -120,6 +122,7 @@ impl Timed {
             half_open: None,
             connections: 0,
             world_size: 0,
+            round_trip: Duration::ZERO,
             replies: BTreeMap::new(),
             disconnects: Vec::new(),
             next_request: 1,
@@ -369,6 +372,8 @@ impl Timed {
             }
             peer::Output::Wire { links, .. } => {
                 for link in links {
+                    let longest = &mut self.nodes[node].round_trip;
+                    *longest = link.round_trip.max(*longest);
                     let peer = link.peer.id;
                     self.tell_peer(node, peer::Input::LinkUp { peer });
                 }

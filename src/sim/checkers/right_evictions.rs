@@ -2,7 +2,8 @@
 //!
 //! Right is the removal of an accepted peer where, not long before,
 //!
-//! - it, or the master, stood still or was cut off for longer than the detection tells from death;
+//! - it died; or it, or the master, stood still or was cut off for longer than the detection tells
+//!   from death;
 //! - a connection of it was made to swallow what it is given, or lived on at one end only;
 //! - its connections to the master and to another peer were reset: two witnesses of a death;
 //! - it breaks rules; or others do, and its shared state lost the election against theirs.
@@ -72,7 +73,6 @@ impl Checker for RightEvictions {
             Event::Thawed => self.frozen.entry(process).or_default().end(at),
             Event::CutOff => self.cut_off.entry(process).or_default().begin(at),
             Event::Healed => self.cut_off.entry(process).or_default().end(at),
-            Event::Died => self.frozen.entry(process).or_default().begin(at),
             Event::Struck { with, strike } => {
                 for (one, other) in [(process, *with), (*with, process)] {
                     match strike {
@@ -113,6 +113,7 @@ impl RightEvictions {
         let process = who.0;
         let lost_to_liars = !self.misbehaving.is_empty() && reason.contains("shared state");
         let right = !self.accepted.contains(&who)
+            || self.peers.is_dead(process)
             || self.misbehaving.contains(&process)
             || lost_to_liars
             || self.was_out(at, process)

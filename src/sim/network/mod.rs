@@ -54,7 +54,7 @@ impl Machine {
     }
 }
 
-/// Which connections a fault strikes.
+/// What befalls a connection that a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strike {
     /// Both ends are told, as of a reset in the middle; some of what was under way is lost.

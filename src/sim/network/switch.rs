@@ -1,13 +1,16 @@
 //! The middle of the network: packets on their way, and what they do when they arrive.
 
+mod faults;
+mod sockets;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::connection::{Connection, Dial, End, Side};
-use super::{Machine, Path, Strike, machine_of, wake};
+use super::connection::{Connection, Dial, Side};
+use super::{Machine, Path, machine_of, wake};
 use crate::sim::dice::Dice;
 use crate::sim::history::{ProcessId, WorldTime};
 
@@ -15,7 +18,7 @@ use crate::sim::history::{ProcessId, WorldTime};
 const NOBODY: ProcessId = ProcessId(u32::MAX);
 
 /// The world's clocks count in steps of this: whatever arrives does so on one.
-const STEP: u64 = 1_000_000;
+const STEP_NS: u64 = 1_000_000;
 
 pub(super) struct Switch {
     pub(super) now: WorldTime,
@@ -71,6 +74,8 @@ enum Overdue {
 }
 
 struct Packet {
+    /// In the order in which they were sent.
+    number: u64,
     connection: u64,
     from: Side,
     sent_at: WorldTime,
@@ -150,23 +155,49 @@ impl Switch {
         }
         line.path = path;
         if !path.is_cut {
-            for packet in std::mem::take(&mut line.held) {
-                self.post(packet);
+            let held = std::mem::take(&mut line.held);
+            self.go_on(held.into());
+        }
+    }
+
+    /// What met a cut goes on, and before anything of its connection that was sent later.
+    fn go_on(&mut self, mut packets: Vec<Packet>) {
+        let way = |packet: &Packet| (packet.connection, packet.from);
+        let ways: BTreeSet<(u64, Side)> = packets.iter().map(way).collect();
+        let is_behind = |arrival: &Arrival| match arrival {
+            Arrival::Packet(packet) => ways.contains(&way(packet)),
+            _ => false,
+        };
+        let behind: Vec<_> = self
+            .arrivals
+            .iter()
+            .filter(|(_, arrival)| is_behind(arrival))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in behind {
+            if let Some(Arrival::Packet(packet)) = self.arrivals.remove(&key) {
+                packets.push(packet);
             }
+        }
+        packets.sort_by_key(|packet| packet.number);
+        for packet in packets {
+            self.post(packet);
         }
     }
 
     fn schedule(&mut self, at: WorldTime, arrival: Arrival) {
         // Never now: what a process does in this step is seen in the next.
-        let at = at.0.max(self.now.0 + 1).div_ceil(STEP) * STEP;
+        let at = at.0.max(self.now.0 + 1).div_ceil(STEP_NS) * STEP_NS;
         let number = self.next_number;
         self.next_number += 1;
         self.arrivals.insert((WorldTime(at), number), arrival);
     }
 
     fn send(&mut self, connection: u64, from: Side, what: What) {
-        let sent_at = self.now;
+        let (sent_at, number) = (self.now, self.next_number);
+        self.next_number += 1;
         self.post(Packet {
+            number,
             connection,
             from,
             sent_at,
@@ -327,257 +358,5 @@ impl Switch {
             let process = end.process;
             self.touched.insert(process);
         }
-    }
-
-    /// Opens a connection from `local`; the port of the dialling side is chosen here.
-    pub(super) fn dial(&mut self, process: ProcessId, machine: Machine, to: SocketAddr) -> u64 {
-        self.next_port = self.next_port.checked_add(1).unwrap_or(32768);
-        let local = SocketAddr::new(machine.ip(), self.next_port);
-        let number = self.next_number;
-        self.next_number += 1;
-        let ends = [End::new(process, local), End::new(NOBODY, to)];
-        self.connections.insert(
-            number,
-            Connection {
-                ends,
-                dial: Dial::Waiting(None),
-                is_swallowed: false,
-            },
-        );
-        self.send(number, 0, What::Open(to));
-        number
-    }
-
-    pub(super) fn send_bytes(&mut self, number: u64, from: Side, bytes: Vec<u8>) {
-        self.send(number, from, What::Bytes(bytes));
-    }
-
-    pub(super) fn send_credit(&mut self, number: u64, from: Side, bytes: usize) {
-        self.send(number, from, What::Credit(bytes));
-    }
-
-    /// Notes that a sender has no room, and looks again after the user timeout.
-    pub(super) fn blocked(&mut self, number: u64, from: Side) {
-        let (now, user_timeout) = (self.now, self.user_timeout);
-        let Some(connection) = self.connections.get_mut(&number) else {
-            return;
-        };
-        let end = &mut connection.ends[from];
-        if end.blocked_since.is_none() {
-            end.blocked_since = Some(now);
-            let arrival = Arrival::Overdue {
-                connection: number,
-                from,
-                sent_at: now,
-                why: Overdue::Blocked,
-            };
-            self.schedule(now + user_timeout, arrival);
-        }
-    }
-
-    /// No more bytes come from this end.
-    pub(super) fn finish(&mut self, number: u64, from: Side) {
-        if let Some(connection) = self.connections.get_mut(&number) {
-            let end = &mut connection.ends[from];
-            if !end.sent_fin {
-                end.sent_fin = true;
-                self.send(number, from, What::Fin);
-            }
-        }
-    }
-
-    /// A half of an end was dropped. The connection is closed with the second.
-    pub(super) fn drop_half(&mut self, number: u64, side: Side, writes: bool) {
-        let Some(connection) = self.connections.get_mut(&number) else {
-            return;
-        };
-        let end = &mut connection.ends[side];
-        if self.dead.contains(&end.process) {
-            // What a dead process had is its kernel's to close.
-            return;
-        }
-        end.halves = end.halves.saturating_sub(1);
-        if end.halves == 0 {
-            self.close(number, side);
-        } else if writes {
-            self.finish(number, side);
-        }
-    }
-
-    /// Nobody listens on a port any more; who waits in its backlog is closed.
-    pub(super) fn close_port(&mut self, address: SocketAddr) {
-        let is_dead = |port: &Port| self.dead.contains(&port.process);
-        if self.ports.get(&address).is_none_or(is_dead) {
-            return;
-        }
-        if let Some(port) = self.ports.remove(&address) {
-            for number in port.backlog {
-                self.close(number, 1);
-            }
-        }
-    }
-
-    fn close(&mut self, number: u64, side: Side) {
-        let Some(connection) = self.connections.get_mut(&number) else {
-            return;
-        };
-        let end = &mut connection.ends[side];
-        if end.is_closed {
-            return;
-        }
-        end.is_closed = true;
-        (end.reader, end.writer) = (None, None);
-        let was_unread = !end.unread.is_empty();
-        if was_unread && end.error.is_none() {
-            self.send(number, side, What::Reset);
-        } else {
-            self.finish(number, side);
-        }
-    }
-
-    /// A connection that its dialler has given up.
-    pub(super) fn give_up(&mut self, number: u64) {
-        if let Some(connection) = self.connections.get_mut(&number)
-            && !self.dead.contains(&connection.ends[0].process)
-        {
-            self.close(number, 0);
-        }
-    }
-
-    pub(super) fn strike(&mut self, a: Machine, b: Machine, strike: Strike, all: bool) -> usize {
-        let numbers: Vec<u64> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| {
-                let [one, other] = [0, 1].map(|side| machine_of(connection.ends[side].address));
-                (one, other) == (a, b) || (other, one) == (a, b)
-            })
-            .map(|(number, _)| *number)
-            .collect();
-        let mut struck = 0;
-        for number in numbers {
-            if !all && self.dice.one_in(2) {
-                continue;
-            }
-            struck += 1;
-            let keep = self.dice.any();
-            match strike {
-                Strike::Reset => {
-                    self.lose_in_flight(number, keep);
-                    for side in [0, 1] {
-                        self.tell_reset(number, side);
-                    }
-                }
-                Strike::HalfOpen => self.tell_reset(number, (keep % 2) as Side),
-                Strike::Swallow => {
-                    if let Some(connection) = self.connections.get_mut(&number) {
-                        connection.is_swallowed = true;
-                    }
-                }
-            }
-        }
-        struck
-    }
-
-    /// Of what is under way, a part arrives at once and the rest never.
-    fn lose_in_flight(&mut self, number: u64, keep: u64) {
-        let of_this = |arrival: &Arrival| match arrival {
-            Arrival::Packet(packet) => packet.connection == number,
-            _ => false,
-        };
-        let under_way: Vec<_> = self
-            .arrivals
-            .iter()
-            .filter(|(_, arrival)| of_this(arrival))
-            .map(|(key, _)| *key)
-            .collect();
-        let mut left = keep % (under_way.len() as u64 * 2 + 1);
-        for key in under_way {
-            let Some(Arrival::Packet(mut packet)) = self.arrivals.remove(&key) else {
-                continue;
-            };
-            match left {
-                0 => continue,
-                1 => {
-                    // The last piece that comes is cut anywhere.
-                    if let What::Bytes(bytes) = &mut packet.what {
-                        bytes.truncate((keep >> 20) as usize % (bytes.len() + 1));
-                    } else {
-                        continue;
-                    }
-                }
-                _ => {}
-            }
-            left -= 1;
-            self.take(packet);
-        }
-    }
-
-    fn tell_reset(&mut self, number: u64, side: Side) {
-        if let Some(connection) = self.connections.get_mut(&number) {
-            connection.ends[side].fail(io::ErrorKind::ConnectionReset);
-            self.touched.insert(connection.ends[side].process);
-            if side == 0
-                && let Dial::Waiting(waker) = &mut connection.dial
-            {
-                wake(waker);
-                connection.dial = Dial::Failed(io::ErrorKind::ConnectionReset);
-            }
-        }
-    }
-
-    pub(super) fn process_died(&mut self, process: ProcessId, after: Duration) {
-        self.dead.insert(process);
-        let at = self.now + after;
-        self.schedule(at, Arrival::Buried(process));
-    }
-
-    fn bury(&mut self, process: ProcessId) {
-        self.ports.retain(|_, port| port.process != process);
-        let ends: Vec<(u64, Side)> = self
-            .connections
-            .iter()
-            .flat_map(|(number, connection)| {
-                [0, 1]
-                    .into_iter()
-                    .filter(|side| connection.ends[*side].process == process)
-                    .map(|side| (*number, side))
-            })
-            .collect();
-        for (number, side) in ends {
-            self.close(number, side);
-        }
-    }
-
-    pub(super) fn power_off(&mut self, machine: Machine) {
-        self.off.insert(machine);
-    }
-
-    pub(super) fn sockets_of(&self, process: ProcessId) -> usize {
-        let ports = self.ports.values().filter(|port| port.process == process);
-        let ends = self.connections.values().flat_map(|c| &c.ends);
-        ports.count()
-            + ends
-                .filter(|end| end.process == process && !end.is_closed)
-                .count()
-    }
-
-    /// Forgets connections that nobody holds an end of.
-    pub(super) fn sweep(&mut self) {
-        let in_flight: BTreeSet<u64> = self
-            .arrivals
-            .values()
-            .filter_map(|arrival| match arrival {
-                Arrival::Packet(packet) => Some(packet.connection),
-                _ => None,
-            })
-            .collect();
-        self.connections.retain(|number, connection| {
-            in_flight.contains(number)
-                || connection
-                    .ends
-                    .iter()
-                    .any(|end| !end.is_closed && end.error.is_none())
-        });
     }
 }

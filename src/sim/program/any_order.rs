@@ -57,20 +57,21 @@ pub(super) async fn connect(life: &Life, patience: Duration, dice: &mut Dice) ->
     false
 }
 
-/// Cancels what takes long; whatever it is then ends soon.
+/// Cancels what takes long, and again what began after that.
 pub(super) async fn patiently<T>(
     life: &Life,
     patience: Duration,
     call: impl Future<Output = T>,
 ) -> T {
     let mut call = std::pin::pin!(call);
-    tokio::select! {
-        biased;
-        output = &mut call => return output,
-        () = tokio::time::sleep(patience) => {}
+    loop {
+        tokio::select! {
+            biased;
+            output = &mut call => return output,
+            () = tokio::time::sleep(patience) => {}
+        }
+        life.cancel().await;
     }
-    life.cancel().await;
-    call.await
 }
 
 /// Some calls; whether the life is over.

@@ -482,6 +482,7 @@ impl From<&Proposal> for p::Proposal {
                     secret: link.secret.to_vec(),
                     lanes: u32::from(link.lanes),
                     dials: link.dials,
+                    round_trip_ms: u32::try_from(link.round_trip.as_millis()).unwrap_or(u32::MAX),
                 })
                 .collect(),
             outcomes: proposal
@@ -504,6 +505,7 @@ impl TryFrom<p::Proposal> for Proposal {
                 secret: secret("secret", &link.secret)?,
                 lanes: lanes(link.lanes)?,
                 dials: link.dials,
+                round_trip: Duration::from_millis(link.round_trip_ms.into()),
             });
         }
         Ok(Proposal {

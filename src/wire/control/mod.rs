@@ -26,7 +26,7 @@ use crate::types::{
 
 /// One numbered message on a control connection. `sequence` 0 is not numbered (heartbeats) and is
 /// not repeated after a reconnect.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Frame<M> {
     /// Number of this message in its direction, from 1; 0 for a message without one.
     pub sequence: u64,
@@ -37,7 +37,7 @@ pub struct Frame<M> {
 }
 
 /// What a peer says first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Hello {
     /// A new peer wants to be registered.
     Join(Join),
@@ -55,7 +55,7 @@ pub enum Hello {
 }
 
 /// What a new peer says about itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Join {
     /// The group it wants to be in.
     pub group: GroupId,
@@ -70,7 +70,7 @@ pub struct Join {
 }
 
 /// The master's answer to a hello that it takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Welcome {
     /// The peer is registered.
     Registered {
@@ -106,7 +106,7 @@ pub struct Timings {
 }
 
 /// A call in which all accepted peers in scope take part.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum JointCall {
     /// Let newcomers in. All groups.
     UpdateTopology,
@@ -143,7 +143,7 @@ pub struct Heartbeat {
 }
 
 /// Peer to master.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum ToMaster {
     /// I am alive. Not numbered.
     Heartbeat(Heartbeat),
@@ -220,7 +220,7 @@ pub enum ToMaster {
 }
 
 /// Master to peer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum ToPeer {
     /// I am alive. Not numbered.
     Heartbeat(Heartbeat),
@@ -252,7 +252,7 @@ pub enum ToPeer {
 }
 
 /// The next epoch, as one peer needs to know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposal {
     /// Its number.
     pub epoch: Epoch,
@@ -267,7 +267,7 @@ pub struct Proposal {
 }
 
 /// One link as one of its two ends needs to know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LinkSpec {
     /// The other end.
     pub peer: PeerName,
@@ -277,10 +277,13 @@ pub struct LinkSpec {
     pub lanes: u16,
     /// Whether this end dials first. The other does so only if nothing arrives.
     pub dials: bool,
+    /// The longest round trip to expect: both ends' to the master, one after the other. Whole
+    /// milliseconds.
+    pub round_trip: Duration,
 }
 
 /// The end of an operation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// All have the result.
     Committed {
@@ -292,7 +295,7 @@ pub enum Outcome {
 }
 
 /// Why an operation was aborted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AbortCause {
     /// Peers left the run: who, and why.
     PeersLost(Vec<(PeerName, String)>),
@@ -321,7 +324,7 @@ pub enum AbortCause {
 }
 
 /// The end of a joint call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CallResult {
     /// `update_topology` succeeded.
     Updated,
@@ -364,7 +367,7 @@ pub enum CallResult {
 }
 
 /// One peer's part in a sync.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SyncPlan {
     /// The round; grows within a run.
     pub round: u64,

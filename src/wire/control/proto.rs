@@ -319,6 +319,8 @@ pub(super) struct Link {
     pub(super) lanes: u32,
     #[prost(bool, tag = "4")]
     pub(super) dials: bool,
+    #[prost(uint32, tag = "5")]
+    pub(super) round_trip_ms: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]

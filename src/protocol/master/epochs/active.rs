@@ -14,7 +14,7 @@ use crate::types::{Epoch, GroupId, PeerId, PeerName};
 use crate::wire::control::{CallResult, JointCall, ToPeer};
 
 /// The epoch that holds now.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(in crate::protocol::master) struct ActiveEpoch {
     pub(in crate::protocol::master) epoch: Epoch,
     pub(in crate::protocol::master) rings: Rings,

@@ -13,21 +13,21 @@ use crate::types::{Epoch, GroupId, PeerId, Timestamp};
 use crate::wire::control::JointCall;
 
 /// The next epoch in the making.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(in crate::protocol::master) struct Change {
     pub(super) basis: Basis,
     pub(super) stage: Stage,
 }
 
 /// What a change was started from; when it is no longer so, the change is replaced.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Basis {
     pub(super) members: BTreeMap<GroupId, BTreeSet<PeerId>>,
     pub(super) newcomers: BTreeSet<PeerId>,
     pub(super) broken: BTreeSet<(PeerId, PeerId)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) enum Stage {
     Solving {
         request: u64,
@@ -72,7 +72,7 @@ impl Change {
 }
 
 /// Rings wanted for the next epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SolveRequest {
     /// Its number, for the answer.
     pub request: u64,
@@ -88,7 +88,7 @@ pub struct SolveRequest {
 }
 
 /// The answer for one group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Solution {
     /// All members in an order in which every neighbour can be reached.
     Ring(Vec<PeerId>),

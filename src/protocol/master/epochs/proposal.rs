@@ -1,6 +1,7 @@
 //! What each peer is told of the next epoch, and what the peers answer.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tracing::info;
 
@@ -8,8 +9,13 @@ use super::change::{Change, Stage};
 use super::{Rings, neighbours};
 use crate::mutation::{Mutation, mutated};
 use crate::protocol::master::Master;
+use crate::protocol::master::members::Member;
 use crate::types::{Epoch, GroupId, OperationId, PeerId, PeerName, WorldSizes};
 use crate::wire::control::{AbortCause, LinkSpec, Outcome, Proposal, ToPeer};
+
+/// How many of the longest round trips that neighbours are told to expect there are in
+/// `wiring_timeout`. A link may take three and a half of them.
+const ROUND_TRIPS_OF_WIRING: u32 = 7;
 
 impl Master {
     pub(super) fn propose(&mut self, rings: Rings) {
@@ -114,9 +120,18 @@ impl Master {
                 secret: self.secret("link", &[low.0, high.0]),
                 lanes: here.lanes.max(there.lanes),
                 dials: peer == low,
+                round_trip: self.round_trip(here, there),
             });
         }
         links
+    }
+
+    /// Between two peers: the way over the master's machine is one that exists. Not more than lets
+    /// them tell of a broken link well before `wiring_timeout`: what a machine that was busy, or one
+    /// that is slow on purpose, made it look like would hold for as long as the epoch does.
+    fn round_trip(&self, one: &Member, other: &Member) -> Duration {
+        let sum = one.watch.round_trip() + other.watch.round_trip();
+        sum.min(self.config.wiring_timeout / ROUND_TRIPS_OF_WIRING)
     }
 
     pub(in crate::protocol::master) fn on_acknowledged(

@@ -1,0 +1,105 @@
+//! The model is proved by rules that the machines break on purpose: each must be found, by the
+//! property that it is about.
+
+use pccl::mutation::Mutation;
+use stateright::{Checker, HasDiscoveries, Model};
+
+use super::instance::Instance;
+use super::moves::{Kind, MISHAPS};
+use super::properties::{COMPLETE, IN_STEP, LINEAR, MAJORITY, NO_HANG, ONE_OUTCOME};
+
+/// The shortest way to a state in which a property does not hold: its name and the number of steps.
+fn found(
+    mutation: Mutation,
+    peers: usize,
+    faults: u8,
+    kinds: &'static [Kind],
+) -> Vec<&'static str> {
+    let instance = Instance {
+        faults,
+        kinds,
+        mutation: Some(mutation),
+        ..Instance::of(peers)
+    };
+    let checker = instance.checker().threads(2);
+    let checker = checker.finish_when(HasDiscoveries::Any).spawn_bfs().join();
+    let discoveries = checker.discoveries();
+    for (name, path) in &discoveries {
+        println!(
+            "{mutation:?}: not so: {name}, in {} states",
+            checker.unique_state_count()
+        );
+        for action in path.clone().into_actions() {
+            println!("    {action:?}");
+        }
+    }
+    discoveries.into_keys().collect()
+}
+
+#[test]
+fn settling_at_the_first_report_is_found() {
+    assert_eq!(found(Mutation::SettleAtFirstDone, 2, 0, &[]), [COMPLETE]);
+}
+
+#[test]
+fn a_reused_epoch_number_is_found() {
+    let names = found(
+        Mutation::ReuseEpochNumber,
+        3,
+        2,
+        &[Kind::Kill, Kind::Silence],
+    );
+    assert!(
+        names.contains(&LINEAR) || names.contains(&NO_HANG),
+        "{names:?}"
+    );
+}
+
+#[test]
+fn an_epoch_without_a_majority_is_found() {
+    let names = found(Mutation::ActivateWithoutMajority, 3, 1, MISHAPS);
+    assert_eq!(names, [MAJORITY]);
+}
+
+#[test]
+fn committing_whatever_an_epoch_leaves_is_found() {
+    assert_eq!(
+        found(Mutation::CommitAllAtEpochEnd, 3, 1, MISHAPS),
+        [COMPLETE]
+    );
+}
+
+#[test]
+fn a_forgotten_debt_is_found() {
+    assert_eq!(found(Mutation::ForgetDebt, 2, 1, MISHAPS), [IN_STEP]);
+}
+
+#[test]
+fn settling_while_the_epoch_changes_is_found() {
+    let kinds = &[Kind::Kill];
+    assert_eq!(
+        found(Mutation::SettleWhileChanging, 3, 1, kinds),
+        [ONE_OUTCOME]
+    );
+}
+
+#[test]
+fn outcomes_told_before_they_are_true_are_found() {
+    let kinds = &[Kind::Kill];
+    assert_eq!(
+        found(Mutation::OutcomesAtProposal, 3, 1, kinds),
+        [ONE_OUTCOME]
+    );
+}
+
+#[test]
+fn an_operation_that_is_not_put_back_is_found() {
+    let names = found(Mutation::KeepUnlisted, 3, 1, MISHAPS);
+    assert!(!names.is_empty());
+}
+
+#[test]
+fn a_resume_that_says_nothing_is_found() {
+    let names = found(Mutation::ResumeSaysNothing, 2, 1, &[Kind::Break]);
+    assert!(!names.is_empty());
+}

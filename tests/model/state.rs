@@ -1,0 +1,335 @@
+//! What a state of the model is: the production machines, what is on its way between them, and
+//! what the checks must remember.
+//!
+//! Parts are shared between states until they change, and each keeps its own fingerprint: a step
+//! costs what it touches.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use pccl::protocol::master::{ConnectionId, Master};
+use pccl::protocol::peer::{Peer, RequestId};
+use pccl::wire::control::{Frame, Hello, ToMaster, ToPeer};
+use pccl::{Epoch, OperationId, PeerId, Timestamp};
+
+/// A part of a state, with its fingerprint.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared<T> {
+    part: Arc<T>,
+    /// None while it is being changed.
+    fingerprint: Option<u64>,
+}
+
+impl<T: Clone + Hash> Shared<T> {
+    pub(crate) fn new(part: T) -> Self {
+        let mut shared = Self {
+            part: Arc::new(part),
+            fingerprint: None,
+        };
+        shared.seal();
+        shared
+    }
+
+    pub(crate) fn change(&mut self) -> &mut T {
+        self.fingerprint = None;
+        Arc::make_mut(&mut self.part)
+    }
+
+    fn seal(&mut self) {
+        if self.fingerprint.is_none() {
+            let mut hasher = Folding::default();
+            self.part.hash(&mut hasher);
+            self.fingerprint = Some(hasher.finish());
+        }
+    }
+}
+
+/// A quick hash of 64 bits (folded multiplication, as in wyhash): most of a step is hashing, and
+/// nobody chooses these states to collide. Chance makes two of ten million meet once in 370,000 runs.
+struct Folding(u64);
+
+impl Default for Folding {
+    fn default() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+impl Folding {
+    fn mix(&mut self, word: u64) {
+        const FACTOR: u128 = 0xa076_1d64_78bd_642f;
+        let product = u128::from(self.0 ^ word).wrapping_mul(FACTOR);
+        self.0 =
+            (product as u64) ^ ((product >> 64) as u64).rotate_left(23) ^ self.0.rotate_left(29);
+    }
+}
+
+impl Hasher for Folding {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut chunks = bytes.chunks_exact(8);
+        for chunk in &mut chunks {
+            self.mix(u64::from_le_bytes(chunk.try_into().expect("eight bytes")));
+        }
+        let rest = chunks.remainder();
+        if !rest.is_empty() {
+            let mut word = [0; 8];
+            word[..rest.len()].copy_from_slice(rest);
+            self.mix(u64::from_le_bytes(word) ^ ((rest.len() as u64) << 60));
+        }
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.mix(u64::from(number));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.mix(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.mix(number);
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.mix(number as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        let mut last = Self(self.0);
+        last.mix(0xe703_7ed1_a0b4_28db);
+        last.0
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.part
+    }
+}
+
+/// One state. Two are the same if their fingerprints are.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) master: Shared<Master>,
+    pub(crate) nodes: Vec<Shared<Node>>,
+    pub(crate) world: Shared<World>,
+    /// Whether what the master says arrives in a step of its own; the same in all states of an
+    /// instance.
+    pub(crate) delivers_later: bool,
+}
+
+impl State {
+    pub(crate) fn seal(&mut self) {
+        self.master.seal();
+        self.nodes.iter_mut().for_each(Shared::seal);
+        self.world.seal();
+    }
+
+    fn parts(&self) -> impl Iterator<Item = Option<u64>> {
+        let nodes = self.nodes.iter().map(|node| node.fingerprint);
+        nodes.chain([self.master.fingerprint, self.world.fingerprint])
+    }
+
+    pub(crate) fn node_of(&self, peer: PeerId) -> Option<usize> {
+        self.nodes.iter().position(|node| node.id == Some(peer))
+    }
+
+    /// Whether the master counts this node's peer among the registered or accepted.
+    pub(crate) fn is_in_run(&self, node: usize) -> bool {
+        self.master
+            .peers()
+            .any(|name| Some(name.id) == self.nodes[node].id)
+    }
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().for_each(|part| part.hash(state));
+    }
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts().eq(other.parts())
+    }
+}
+
+/// The control connection of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Line {
+    /// There is none, and none is wanted.
+    None,
+    /// Frames pass both ways.
+    Up(ConnectionId),
+    /// Both ends know that it broke; this is what the peer will say on the next one.
+    Broken(Hello),
+    /// Nothing passes, and nobody has noticed.
+    Deaf(ConnectionId),
+}
+
+/// What the caller at a node does about one tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Use {
+    /// May call, for the first time or again.
+    Idle,
+    /// Waits for the reply.
+    Calling,
+    /// Has succeeded, or is alone: does not call again.
+    Done,
+}
+
+/// A joint call, or a connect, that the caller at a node makes once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Once {
+    Never,
+    Wanted,
+    Calling,
+    Done,
+}
+
+/// The data of one operation at one node.
+#[derive(Clone, Debug, Hash)]
+pub(crate) struct Running {
+    pub(crate) ring: Vec<PeerId>,
+    pub(crate) finished: bool,
+}
+
+/// A process: a peer machine, its caller, its ends of links and connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    /// None once it is dead or gone: what it was does not matter to anybody any more.
+    pub(crate) peer: Option<Peer>,
+    pub(crate) id: Option<PeerId>,
+    pub(crate) alive: bool,
+    /// Hours that have passed on its own clock: each is a deadline.
+    pub(crate) hours: u32,
+    /// A fault here may lead to its eviction.
+    pub(crate) touched: bool,
+    pub(crate) line: Line,
+    /// Said and not heard by the master yet.
+    pub(crate) up: VecDeque<Frame<ToMaster>>,
+    /// The tag of which it spoke last, if the master has not heard that and it said nothing else
+    /// since.
+    pub(crate) tail: Option<u64>,
+    /// Said by the master and not heard here yet; always empty where messages from the master
+    /// arrive at once.
+    pub(crate) down: VecDeque<Frame<ToPeer>>,
+    /// The newest epoch that wants links, and whose.
+    pub(crate) wired: Epoch,
+    pub(crate) wanted: BTreeSet<PeerId>,
+    pub(crate) links_up: BTreeSet<PeerId>,
+    pub(crate) running: BTreeMap<OperationId, Running>,
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) ring: Vec<PeerId>,
+    pub(crate) connect: Once,
+    pub(crate) update: Once,
+    pub(crate) uses: Vec<Use>,
+    /// How often each tag is still to be reduced under.
+    pub(crate) rounds: Vec<u8>,
+    /// Failures that its caller was told, by tag.
+    pub(crate) failures: Vec<u8>,
+    /// Operations of the present epoch whose end it has heard.
+    pub(crate) heard: BTreeSet<OperationId>,
+    pub(crate) waits: BTreeSet<RequestId>,
+    /// The operation whose memory was given back last, by tag: what the reply is about.
+    pub(crate) ended: BTreeMap<RequestId, OperationId>,
+}
+
+impl Node {
+    /// Alive, and part of a run as far as it knows.
+    pub(crate) fn lives(&self) -> bool {
+        self.alive && !self.is_gone()
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.peer.as_ref().is_none_or(|peer| peer.gone().is_some())
+    }
+
+    /// Forgets all but what others may still see of one that is dead or gone.
+    pub(crate) fn bury(&mut self, keeps: impl Fn(&OperationId) -> bool) {
+        self.peer = None;
+        self.touched = false;
+        self.hours = 0;
+        self.tail = None;
+        self.epoch = None;
+        self.connect = Once::Never;
+        self.update = Once::Never;
+        self.ring.clear();
+        self.uses.clear();
+        self.rounds.clear();
+        self.failures.clear();
+        self.wired = Epoch::default();
+        self.wanted.clear();
+        self.links_up.clear();
+        self.heard.clear();
+        self.waits.clear();
+        self.ended.clear();
+        self.running
+            .retain(|op, running| running.finished && keeps(op));
+    }
+}
+
+/// Frames are hashed without their numbers. On a connection they follow one another without a gap
+/// from the last one heard, so their order says it all.
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.peer.hash(state);
+        (self.id, self.alive, self.hours, self.touched, &self.line).hash(state);
+        self.up.len().hash(state);
+        self.up.iter().for_each(|frame| frame.message.hash(state));
+        self.down.len().hash(state);
+        self.down.iter().for_each(|frame| frame.message.hash(state));
+        (self.wired, &self.wanted, &self.links_up, &self.running).hash(state);
+        (self.epoch, &self.ring, self.connect, self.update).hash(state);
+        (
+            &self.uses,
+            &self.rounds,
+            &self.failures,
+            &self.waits,
+            &self.ended,
+        )
+            .hash(state);
+    }
+}
+
+/// The end of an operation at those who hold to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ended {
+    pub(crate) rolled_back: bool,
+    pub(crate) contributors: Option<Vec<PeerId>>,
+}
+
+/// What is no machine's.
+#[derive(Clone, Debug, Hash)]
+pub(crate) struct World {
+    pub(crate) faults_left: u8,
+    /// The master's clock. Peers have theirs.
+    pub(crate) now: Timestamp,
+    /// Pairs of nodes between which no link can be made, the lower first.
+    pub(crate) cut: BTreeSet<(usize, usize)>,
+    /// The newest wiring in which each of them was reported.
+    pub(crate) complained: BTreeMap<(usize, usize), Epoch>,
+    /// When the master heard last of a link that cannot be made, while it waits for more.
+    pub(crate) complaint: Option<Timestamp>,
+    /// Callers cancelled: what they were told is not what others were told.
+    pub(crate) uneven: bool,
+
+    /// The ring of each epoch that somebody may still enter.
+    pub(crate) rings: BTreeMap<Epoch, Vec<PeerId>>,
+    /// Of each operation that somebody may still end.
+    pub(crate) ends: BTreeMap<OperationId, Ended>,
+    /// Uses of each tag that the master settled in its active epoch.
+    pub(crate) settled: BTreeMap<u64, u32>,
+    pub(crate) active: Option<Epoch>,
+    pub(crate) voters: BTreeSet<PeerId>,
+    /// Voters known dead.
+    pub(crate) agreed: BTreeSet<PeerId>,
+    pub(crate) proposed: Option<Epoch>,
+    pub(crate) acknowledged: BTreeSet<PeerId>,
+
+    /// Properties that do not hold, with what was seen.
+    pub(crate) broken: BTreeMap<&'static str, String>,
+}

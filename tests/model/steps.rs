@@ -1,0 +1,200 @@
+//! What a step does to a state.
+
+use pccl::Timestamp;
+use pccl::protocol::peer::{Command, LinkLoss};
+use pccl::protocol::{master, peer};
+use pccl::wire::control::ToPeer;
+
+use super::driving::{CONNECT, DEADLINE, OTHER, UPDATE, master_config, nothing_but};
+use super::moves::{Action, Fault};
+use super::state::{Line, Once, State};
+
+impl State {
+    /// Does one thing, and what follows from it by itself.
+    pub(crate) fn perform(&mut self, action: &Action) {
+        match *action {
+            Action::Call(node, tag) => self.call(node, tag),
+            Action::Update(node) => {
+                self.nodes[node].change().update = Once::Calling;
+                self.command(node, UPDATE, Command::UpdateTopology);
+            }
+            Action::Join(node) => {
+                self.nodes[node].change().connect = Once::Calling;
+                self.command(node, CONNECT, Command::Connect);
+                self.resume(node);
+            }
+            Action::Deliver(node) => self.deliver(node),
+            Action::Hear(node) => {
+                if let Some(frame) = self.nodes[node].change().down.pop_front() {
+                    self.hear(node, frame);
+                }
+            }
+            Action::Finish(node, op) => {
+                if let Some(running) = self.nodes[node].change().running.get_mut(&op) {
+                    running.finished = true;
+                }
+                self.tell_peer(node, peer::Input::OperationFinished { op });
+            }
+            Action::Resume(node) => self.resume(node),
+            Action::NoticeSilence(node) => {
+                let reason = "silent".to_owned();
+                self.tell_peer(node, peer::Input::Disconnected { reason });
+            }
+            Action::GiveUpOn(node) => {
+                let config = master_config();
+                let limit = match self.nodes[node].line {
+                    Line::Deaf(_) => config.silence_ceiling,
+                    _ => config.resume_grace,
+                };
+                self.pass_at_master(limit, node);
+            }
+            Action::GiveUpMaster(node) => {
+                // Tick by tick: time that it does not see pass is no absence of the master's.
+                let mut now = self.clock(node);
+                while !self.nodes[node].is_gone() {
+                    now = now + master_config().heartbeat_interval;
+                    self.tell_peer_at(node, now, peer::Input::Tick);
+                }
+                // That it is gone shows nowhere before the master gives up on it, too.
+                if self.is_in_run(node) {
+                    self.pass_at_master(master_config().resume_grace, node);
+                }
+            }
+            Action::Judge => {
+                self.world.change().complaint = None;
+                self.pass_at_master(master_config().heartbeat_interval, usize::MAX);
+            }
+            Action::Fault(ref fault) => {
+                self.world.change().faults_left -= 1;
+                self.suffer(fault);
+            }
+        }
+        self.settle();
+    }
+
+    pub(crate) fn clock(&self, node: usize) -> Timestamp {
+        Timestamp::from_start(DEADLINE * self.nodes[node].hours)
+    }
+
+    fn resume(&mut self, node: usize) {
+        if let Line::Broken(hello) = self.nodes[node].line.clone() {
+            self.greet(node, hello);
+        }
+    }
+
+    fn suffer(&mut self, fault: &Fault) {
+        match *fault {
+            Fault::Kill(index) => self.kill(index),
+            Fault::Break(index) => {
+                let Line::Up(connection) = self.nodes[index].line else {
+                    return;
+                };
+                self.nodes[index].change().touched = true;
+                let reason = "reset".to_owned();
+                self.tell_master(master::Input::Closed {
+                    connection,
+                    reason: reason.clone(),
+                });
+                self.tell_peer(index, peer::Input::Disconnected { reason });
+            }
+            Fault::Silence(index) => {
+                let node = self.nodes[index].change();
+                if let Line::Up(connection) = node.line {
+                    node.line = Line::Deaf(connection);
+                    node.touched = true;
+                    node.up.clear();
+                    node.down.clear();
+                }
+            }
+            Fault::Report(index, 0) => {
+                self.nodes[index].change().hours += 1;
+                let now = self.clock(index);
+                // The master was heard all the while.
+                let word = nothing_but(0, ToPeer::LeaveAcknowledged);
+                self.tell_peer_at(index, now, peer::Input::Message(word));
+                self.tell_peer_at(index, now, peer::Input::Tick);
+            }
+            Fault::Report(index, tag) => {
+                let running = self.nodes[index].running.keys().find(|op| op.tag.0 == tag);
+                if let Some(op) = running.copied() {
+                    let reason = "out of memory".to_owned();
+                    self.tell_peer(index, peer::Input::OperationFailed { op, reason });
+                }
+            }
+            Fault::CutLink(index, other) => {
+                let pair = (index.min(other), index.max(other));
+                self.world.change().cut.insert(pair);
+                self.lose_link(index, other);
+                self.lose_link(other, index);
+                self.complain(index, other);
+            }
+            Fault::Cancel(index) => {
+                self.world.change().uneven = true;
+                self.command(index, OTHER, Command::Cancel);
+            }
+            Fault::Close(index) => {
+                // What it said before is heard before it goes.
+                while !self.nodes[index].up.is_empty() {
+                    self.deliver(index);
+                }
+                self.will_agree(index);
+                self.command(index, OTHER, Command::Close);
+            }
+        }
+    }
+
+    /// Its vote for the next epoch counts as given.
+    pub(crate) fn will_agree(&mut self, index: usize) {
+        if let Some(id) = self.nodes[index].id
+            && self.is_in_run(index)
+            && self.world.voters.contains(&id)
+        {
+            self.world.change().agreed.insert(id);
+        }
+    }
+
+    fn kill(&mut self, index: usize) {
+        let node = self.nodes[index].change();
+        node.alive = false;
+        node.up.clear();
+        node.down.clear();
+        let line = node.line.clone();
+        if matches!(line, Line::Deaf(_)) {
+            return;
+        }
+        node.line = Line::None;
+        self.will_agree(index);
+        match (line, self.nodes[index].id) {
+            (Line::Up(connection), _) => {
+                let reason = "closed by the other side".to_owned();
+                self.tell_master(master::Input::Closed { connection, reason });
+            }
+            (Line::Broken(_), Some(peer)) => {
+                self.tell_master(master::Input::PortRefused { peer });
+            }
+            _ => {}
+        }
+    }
+
+    fn lose_link(&mut self, index: usize, other: usize) {
+        let Some(peer) = self.nodes[other].id else {
+            return;
+        };
+        if self.nodes[index].change().links_up.remove(&peer) {
+            let loss = LinkLoss::GivenUp;
+            self.tell_peer(index, peer::Input::LinkDown { peer, loss });
+        }
+    }
+
+    /// Says that the link cannot be made. The driver says so every five seconds; once in each
+    /// wiring is enough, as nothing said within one is forgotten.
+    pub(crate) fn complain(&mut self, index: usize, other: usize) {
+        let pair = (index.min(other), index.max(other));
+        let wired = self.nodes[index].wired;
+        self.world.change().complained.insert(pair, wired);
+        if let Some(peer) = self.nodes[other].id {
+            let reason = "no lane within 5000 ms".to_owned();
+            self.tell_peer(index, peer::Input::LinkFailed { peer, reason });
+        }
+    }
+}
