@@ -206,7 +206,6 @@ impl Master {
         info!(name = %member.name, "resumed");
         let older = member.connection.replace(connection);
         member.closed = None;
-        member.back_since = Some(now);
         member.watch.reconnected(now, self.next_heartbeat);
         member.unreachable_from.clear();
         let accepted = member.accepted;
