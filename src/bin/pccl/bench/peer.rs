@@ -101,7 +101,12 @@ fn measure_all(
     let mut rings = Vec::new();
     if let Some(streams) = workload.raw {
         for congestion in RAW_CONGESTION {
-            rings.push(RawRing::connect(&communicator, streams, congestion)?);
+            rings.push(RawRing::connect(
+                &communicator,
+                streams,
+                congestion,
+                workload.pages,
+            )?);
         }
     }
     for &bytes in &workload.bytes {

@@ -2,8 +2,8 @@
 //! bare sockets, by turns with the measured operation.
 //!
 //! Each link has some streams and each stream a thread at both ends, which run before a
-//! measurement begins. They send from and read into memory that stays in the cache, so this is
-//! the transport alone: nothing is reduced and no result is written.
+//! measurement begins. The bytes come from memory of that size and go to as much, on the same
+//! kind of pages as the operation's; nothing is reduced, and nobody waits for anybody.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
 use super::cpu;
+use super::pages::{Buffer, Pages};
 use super::peer::EXCHANGE;
 
 /// What is written and read at once.
@@ -47,6 +48,7 @@ impl RawRing {
         communicator: &Communicator,
         streams: u16,
         congestion: Option<&str>,
+        pages: Pages,
     ) -> Result<RawRing, String> {
         let name = congestion.unwrap_or("system");
         let failed = |error: io::Error| format!("bare sockets under {name}: {error}");
@@ -67,12 +69,12 @@ impl RawRing {
         for _ in 0..streams {
             let outgoing = TcpStream::connect_timeout(&to, DIAL_TIMEOUT).map_err(failed)?;
             prepare(&outgoing, congestion).map_err(failed)?;
-            work.push(start(outgoing, finished.clone(), send));
+            work.push(start(outgoing, pages, finished.clone(), send));
         }
         for _ in 0..streams {
             let (incoming, _) = listener.accept().map_err(failed)?;
             prepare(&incoming, congestion).map_err(failed)?;
-            work.push(start(incoming, finished.clone(), receive));
+            work.push(start(incoming, pages, finished.clone(), receive));
         }
         Ok(RawRing {
             name: name.to_owned(),
@@ -149,14 +151,25 @@ fn prepare(stream: &TcpStream, congestion: Option<&str>) -> io::Result<()> {
 /// A thread that moves bytes over one stream whenever it is told how many.
 fn start(
     stream: TcpStream,
+    pages: Pages,
     finished: Sender<io::Result<()>>,
-    transfer: fn(&TcpStream, &mut [u8], u64) -> io::Result<()>,
+    transfer: fn(&TcpStream, &mut [u8]) -> io::Result<()>,
 ) -> Sender<u64> {
     let (work, todo) = mpsc::channel();
     std::thread::spawn(move || {
-        let mut piece = vec![1; PIECE_BYTES];
+        let mut memory = Buffer::<u8>::zeroed(0, pages);
         for bytes in todo {
-            if finished.send(transfer(&stream, &mut piece, bytes)).is_err() {
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            if memory.as_ref().is_ok_and(|memory| memory.len() < bytes) {
+                memory = Buffer::zeroed(bytes, pages);
+                // Touched here, and not in a measured iteration.
+                memory.iter_mut().for_each(|memory| memory.fill(1));
+            }
+            let outcome = match &mut memory {
+                Ok(memory) => transfer(&stream, &mut memory[..bytes]),
+                Err(error) => Err(error.kind().into()),
+            };
+            if finished.send(outcome).is_err() {
                 return;
             }
         }
@@ -164,24 +177,16 @@ fn start(
     work
 }
 
-fn send(mut stream: &TcpStream, piece: &mut [u8], mut bytes: u64) -> io::Result<()> {
-    while bytes > 0 {
-        let count = bytes.min(piece.len() as u64) as usize;
-        stream.write_all(&piece[..count])?;
-        bytes -= count as u64;
-    }
-    Ok(())
+fn send(mut stream: &TcpStream, memory: &mut [u8]) -> io::Result<()> {
+    memory
+        .chunks(PIECE_BYTES)
+        .try_for_each(|piece| stream.write_all(piece))
 }
 
-fn receive(mut stream: &TcpStream, piece: &mut [u8], mut bytes: u64) -> io::Result<()> {
-    while bytes > 0 {
-        let most = bytes.min(piece.len() as u64) as usize;
-        match stream.read(&mut piece[..most])? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => bytes -= count as u64,
-        }
-    }
-    Ok(())
+fn receive(mut stream: &TcpStream, memory: &mut [u8]) -> io::Result<()> {
+    memory
+        .chunks_mut(PIECE_BYTES)
+        .try_for_each(|piece| stream.read_exact(piece))
 }
 
 #[cfg(test)]
