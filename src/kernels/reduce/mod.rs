@@ -1,25 +1,51 @@
-//! Combining two buffers of elements: `accumulator = accumulator (+) incoming`.
+//! Combining two buffers of elements: `accumulator (+) incoming`, in place or into a third buffer.
 //!
 //! Buffers are plain bytes in the machine's order and may start at any address. The result is a
-//! function of the operands and their order alone, bit by bit: block sizes, alignment and the
-//! route taken never show in it. That order is the schedule's business.
+//! function of the operands and their order alone, bit by bit: block sizes, alignment, the route
+//! taken and the machine never show in it. That order is the schedule's business.
+//!
+//! Three parts: what one element and another give (`scalar`, `half`), the loops over buffers
+//! (`operands`), and the instructions that they are compiled for (`route`, `x86_64`, `aarch64`).
 //!
 //! | type | arithmetic |
 //! | --- | --- |
 //! | integers | wrapping; an average divides the wrapped sum, truncating towards zero |
-//! | `f32`, `f64` | the type's own; largest and smallest are NaN if an operand is |
+//! | `f32`, `f64` | the type's own; largest and smallest are NaN if an operand is, and the right operand if both are equal |
 //! | `f16`, `bf16` | `f32` inside a step, rounded once at its end, after the division if there is one |
+//! | any float | a result that is NaN is the positive quiet one without payload (`0x7fc00000`, `0x7ff8000000000000`, `0x7e00`, `0x7fc0`), whatever went in |
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+mod half;
+mod operands;
+mod route;
 mod scalar;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+use std::num::NonZeroU32;
+
+use ::half::{bf16, f16};
 
 use crate::types::{DataType, ReduceOp};
+
+use self::half::Half;
+pub use operands::{InPlace, Operands, OutOfPlace};
+pub use route::Route;
+use scalar::{Element, Number};
 
 /// Combines `incoming` into `accumulator`: every step of a reduction but the last.
 ///
 /// `Avg` adds; the division belongs to [`reduce_finish`]. Both slices hold the same whole number
 /// of elements; what one has beyond the other is left alone. Costs one pass over both.
 pub fn reduce(op: ReduceOp, data_type: DataType, accumulator: &mut [u8], incoming: &[u8]) {
-    scalar::reduce(op, data_type, accumulator, incoming);
+    let operands = InPlace {
+        accumulator,
+        incoming,
+    };
+    reduce_on(Route::best(), op, data_type, None, operands);
 }
 
 /// Combines like [`reduce`] and completes the reduction: `Avg` also divides by `world_size`.
@@ -32,227 +58,113 @@ pub fn reduce_finish(
     accumulator: &mut [u8],
     incoming: &[u8],
 ) {
-    match op {
-        ReduceOp::Avg => {
-            scalar::add_and_divide(data_type, world_size.max(1), accumulator, incoming);
-        }
-        ReduceOp::Sum | ReduceOp::Prod | ReduceOp::Max | ReduceOp::Min => {
-            scalar::reduce(op, data_type, accumulator, incoming);
-        }
+    let operands = InPlace {
+        accumulator,
+        incoming,
+    };
+    reduce_on(Route::best(), op, data_type, Some(world_size), operands);
+}
+
+/// `out = accumulator (+) incoming`: the bits of [`reduce`] on a copy of `accumulator`, without
+/// the pass that the copy would be.
+///
+/// All three hold the same whole number of elements; what one has beyond another is left alone.
+/// What was in `out` does not matter.
+pub fn reduce_into(
+    op: ReduceOp,
+    data_type: DataType,
+    out: &mut [u8],
+    accumulator: &[u8],
+    incoming: &[u8],
+) {
+    let operands = OutOfPlace {
+        out,
+        accumulator,
+        incoming,
+    };
+    reduce_on(Route::best(), op, data_type, None, operands);
+}
+
+/// [`reduce_finish`] on a copy of `accumulator` in `out`, as [`reduce_into`] is [`reduce`].
+pub fn reduce_finish_into(
+    op: ReduceOp,
+    data_type: DataType,
+    world_size: u32,
+    out: &mut [u8],
+    accumulator: &[u8],
+    incoming: &[u8],
+) {
+    let operands = OutOfPlace {
+        out,
+        accumulator,
+        incoming,
+    };
+    reduce_on(Route::best(), op, data_type, Some(world_size), operands);
+}
+
+/// Any of the above on a route of the caller's choice, for tests and benches. With a `world_size`
+/// it completes the reduction.
+pub fn reduce_on(
+    route: Route,
+    op: ReduceOp,
+    data_type: DataType,
+    world_size: Option<u32>,
+    operands: impl Operands,
+) {
+    let world_size = world_size.map(|size| NonZeroU32::new(size).unwrap_or(NonZeroU32::MIN));
+    match data_type {
+        DataType::U8 => reduce_as::<u8, 1>(route, op, world_size, operands),
+        DataType::I8 => reduce_as::<i8, 1>(route, op, world_size, operands),
+        DataType::I16 => reduce_as::<i16, 2>(route, op, world_size, operands),
+        DataType::U16 => reduce_as::<u16, 2>(route, op, world_size, operands),
+        DataType::U32 => reduce_as::<u32, 4>(route, op, world_size, operands),
+        DataType::I32 => reduce_as::<i32, 4>(route, op, world_size, operands),
+        DataType::U64 => reduce_as::<u64, 8>(route, op, world_size, operands),
+        DataType::I64 => reduce_as::<i64, 8>(route, op, world_size, operands),
+        DataType::F32 => reduce_as::<f32, 4>(route, op, world_size, operands),
+        DataType::F64 => reduce_as::<f64, 8>(route, op, world_size, operands),
+        DataType::F16 => reduce_half::<f16>(route, op, world_size, operands),
+        DataType::BF16 => reduce_half::<bf16>(route, op, world_size, operands),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use half::{bf16, f16};
-    use proptest::prelude::*;
-
-    /// One element combined by the plainest reading of the definition.
-    fn naive(
-        op: ReduceOp,
-        data_type: DataType,
-        divide: Option<u32>,
-        a: &[u8],
-        b: &[u8],
-    ) -> Vec<u8> {
-        macro_rules! integer {
-            ($t:ty) => {{
-                let (a, b) = (
-                    <$t>::from_ne_bytes(a.try_into().unwrap()),
-                    <$t>::from_ne_bytes(b.try_into().unwrap()),
-                );
-                let combined = match op {
-                    ReduceOp::Sum | ReduceOp::Avg => a.wrapping_add(b),
-                    ReduceOp::Prod => a.wrapping_mul(b),
-                    ReduceOp::Max => a.max(b),
-                    ReduceOp::Min => a.min(b),
-                };
-                match (op, divide) {
-                    (ReduceOp::Avg, Some(w)) => ((combined as i128 / i128::from(w)) as $t)
-                        .to_ne_bytes()
-                        .to_vec(),
-                    _ => combined.to_ne_bytes().to_vec(),
-                }
-            }};
-        }
-        macro_rules! float {
-            ($t:ty, $wide:ty, $into:expr, $back:expr) => {{
-                let (a, b): ($wide, $wide) = (
-                    $into(<$t>::from_ne_bytes(a.try_into().unwrap())),
-                    $into(<$t>::from_ne_bytes(b.try_into().unwrap())),
-                );
-                let combined = match op {
-                    ReduceOp::Sum | ReduceOp::Avg => a + b,
-                    ReduceOp::Prod => a * b,
-                    _ if a.is_nan() || b.is_nan() => <$wide>::NAN,
-                    ReduceOp::Max => {
-                        if a > b {
-                            a
-                        } else {
-                            b
-                        }
-                    }
-                    ReduceOp::Min => {
-                        if a < b {
-                            a
-                        } else {
-                            b
-                        }
-                    }
-                };
-                let combined = match (op, divide) {
-                    (ReduceOp::Avg, Some(w)) => combined / (w as $wide),
-                    _ => combined,
-                };
-                $back(combined).to_ne_bytes().to_vec()
-            }};
-        }
-        match data_type {
-            DataType::U8 => integer!(u8),
-            DataType::I8 => integer!(i8),
-            DataType::I16 => integer!(i16),
-            DataType::U16 => integer!(u16),
-            DataType::U32 => integer!(u32),
-            DataType::I32 => integer!(i32),
-            DataType::U64 => integer!(u64),
-            DataType::I64 => integer!(i64),
-            DataType::F16 => float!(f16, f32, f16::to_f32, f16::from_f32),
-            DataType::BF16 => float!(bf16, f32, bf16::to_f32, bf16::from_f32),
-            DataType::F32 => float!(f32, f32, |x| x, |x: f32| x),
-            DataType::F64 => float!(f64, f64, |x| x, |x: f64| x),
-        }
+fn reduce_as<E: Element<N>, const N: usize>(
+    route: Route,
+    op: ReduceOp,
+    world_size: Option<NonZeroU32>,
+    operands: impl Operands,
+) {
+    match op {
+        ReduceOp::Max => route.combine::<E, N>(operands, E::Number::larger),
+        ReduceOp::Min => route.combine::<E, N>(operands, E::Number::smaller),
+        _ => calculate::<E, N>(route, op, world_size, operands),
     }
+}
 
-    fn is_nan(data_type: DataType, bytes: &[u8]) -> bool {
-        match data_type {
-            DataType::F16 => f16::from_ne_bytes(bytes.try_into().unwrap()).is_nan(),
-            DataType::BF16 => bf16::from_ne_bytes(bytes.try_into().unwrap()).is_nan(),
-            DataType::F32 => f32::from_ne_bytes(bytes.try_into().unwrap()).is_nan(),
-            DataType::F64 => f64::from_ne_bytes(bytes.try_into().unwrap()).is_nan(),
-            _ => false,
-        }
+fn reduce_half<H: Half + Element<2>>(
+    route: Route,
+    op: ReduceOp,
+    world_size: Option<NonZeroU32>,
+    operands: impl Operands,
+) {
+    match op {
+        ReduceOp::Max => route.combine::<u16, 2>(operands, half::larger::<H>),
+        ReduceOp::Min => route.combine::<u16, 2>(operands, half::smaller::<H>),
+        _ => calculate::<H, 2>(route, op, world_size, operands),
     }
+}
 
-    fn check(op: ReduceOp, data_type: DataType, divide: Option<u32>, a: &[u8], b: &[u8]) {
-        let mut out = a.to_vec();
-        match divide {
-            None => reduce(op, data_type, &mut out, b),
-            Some(w) => reduce_finish(op, data_type, w, &mut out, b),
+fn calculate<E: Element<N>, const N: usize>(
+    route: Route,
+    op: ReduceOp,
+    world_size: Option<NonZeroU32>,
+    operands: impl Operands,
+) {
+    match (op, world_size) {
+        (ReduceOp::Prod, _) => route.combine::<E, N>(operands, E::Number::product),
+        (ReduceOp::Avg, Some(world_size)) => {
+            route.combine::<E, N>(operands, |a, b| a.average(b, world_size));
         }
-        let size = data_type.size_bytes();
-        for ((out, a), b) in out.chunks(size).zip(a.chunks(size)).zip(b.chunks(size)) {
-            let expected = naive(op, data_type, divide, a, b);
-            // Which NaN comes out of an addition is the processor's choice.
-            let both_nan = is_nan(data_type, out) && is_nan(data_type, &expected);
-            assert!(
-                both_nan || out == expected,
-                "{op} {data_type} / {divide:?}: {a:?} {b:?} gave {out:?}, not {expected:?}"
-            );
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn every_kernel_agrees_with_its_definition(
-            op in prop::sample::select(ReduceOp::ALL.to_vec()),
-            data_type in prop::sample::select(DataType::ALL.to_vec()),
-            divide in prop::option::of(prop_oneof![1u32..20, Just(u32::MAX), any::<u32>().prop_map(|w| w.max(1))]),
-            count in prop_oneof![Just(0usize), Just(1), 2usize..700],
-            start in 0usize..9,
-            bytes in prop::collection::vec(any::<u8>(), 2 * 700 * 8 + 16),
-        ) {
-            let len = count * data_type.size_bytes();
-            let a = &bytes[start..start + len];
-            let b = &bytes[8 + 700 * 8..][..len];
-            check(op, data_type, divide, a, b);
-        }
-
-        #[test]
-        fn alignment_never_shows(
-            op in prop::sample::select(ReduceOp::ALL.to_vec()),
-            data_type in prop::sample::select(DataType::ALL.to_vec()),
-            start in 1usize..16,
-            bytes in prop::collection::vec(any::<u8>(), 1024),
-        ) {
-            let (a, b) = bytes.split_at(512);
-            let mut aligned = a.to_vec();
-            reduce_finish(op, data_type, 3, &mut aligned, b);
-            let mut memory = vec![0u8; 512 + start];
-            memory[start..].copy_from_slice(a);
-            reduce_finish(op, data_type, 3, &mut memory[start..], b);
-            prop_assert_eq!(&memory[start..], &aligned[..]);
-        }
-    }
-
-    #[test]
-    fn special_floats_follow_the_definition() {
-        let values = [
-            0.0f32,
-            -0.0,
-            1.0,
-            -1.0,
-            f32::NAN,
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            f32::MAX,
-            1e-45,
-        ];
-        for op in ReduceOp::ALL {
-            for a in values {
-                for b in values {
-                    check(
-                        op,
-                        DataType::F32,
-                        Some(3),
-                        &a.to_ne_bytes(),
-                        &b.to_ne_bytes(),
-                    );
-                    let (a16, b16) = (f16::from_f32(a), f16::from_f32(b));
-                    check(
-                        op,
-                        DataType::F16,
-                        Some(3),
-                        &a16.to_ne_bytes(),
-                        &b16.to_ne_bytes(),
-                    );
-                    let (a16, b16) = (bf16::from_f32(a), bf16::from_f32(b));
-                    check(
-                        op,
-                        DataType::BF16,
-                        Some(3),
-                        &a16.to_ne_bytes(),
-                        &b16.to_ne_bytes(),
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_half_precision_average_may_pass_beyond_the_largest_value() {
-        let max = f16::MAX.to_ne_bytes();
-        let mut out = max;
-        reduce_finish(ReduceOp::Avg, DataType::F16, 2, &mut out, &max);
-        assert_eq!(f16::from_ne_bytes(out), f16::MAX);
-    }
-
-    #[test]
-    fn a_world_larger_than_the_element_type_divides_rightly() {
-        let mut out = [200u8];
-        reduce_finish(ReduceOp::Avg, DataType::U8, 256, &mut out, &[55]);
-        assert_eq!(out, [0]);
-        let mut out = (-7i8).to_ne_bytes();
-        reduce_finish(ReduceOp::Avg, DataType::I8, 2, &mut out, &[0]);
-        assert_eq!(i8::from_ne_bytes(out), -3);
-    }
-
-    #[test]
-    fn unequal_lengths_leave_the_rest_alone() {
-        let mut out = [1u8, 2, 3];
-        reduce(ReduceOp::Sum, DataType::U8, &mut out, &[1]);
-        assert_eq!(out, [2, 2, 3]);
-        reduce(ReduceOp::Sum, DataType::F64, &mut out, &[1]);
-        assert_eq!(out, [2, 2, 3]);
+        _ => route.combine::<E, N>(operands, E::Number::sum),
     }
 }

@@ -1,174 +1,96 @@
-//! The definition of every reduction, in safe loops that the compiler turns into vector code.
+//! The definition of every reduction: what one element and another give, to the bit.
 //!
-//! Elements are loaded from byte arrays, so alignment never matters. Half-precision types go
-//! through blocks of `f32` on the stack: converting a block at a time lets `half` use the
-//! processor's own conversions.
+//! All of it is free of branches and inlined, so that a loop over it becomes vector code of
+//! whatever the loop is compiled for (see [`super::route`]).
 
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
+use std::num::NonZeroU32;
 
-use crate::types::{DataType, ReduceOp};
+use super::operands::Operands;
+use super::route::Instructions;
 
-/// See [`super::reduce`].
-pub(super) fn reduce(op: ReduceOp, data_type: DataType, accumulator: &mut [u8], incoming: &[u8]) {
-    match data_type {
-        DataType::U8 => reduce_as::<u8, 1>(op, accumulator, incoming),
-        DataType::I8 => reduce_as::<i8, 1>(op, accumulator, incoming),
-        DataType::I16 => reduce_as::<i16, 2>(op, accumulator, incoming),
-        DataType::U16 => reduce_as::<u16, 2>(op, accumulator, incoming),
-        DataType::U32 => reduce_as::<u32, 4>(op, accumulator, incoming),
-        DataType::I32 => reduce_as::<i32, 4>(op, accumulator, incoming),
-        DataType::U64 => reduce_as::<u64, 8>(op, accumulator, incoming),
-        DataType::I64 => reduce_as::<i64, 8>(op, accumulator, incoming),
-        DataType::F32 => reduce_as::<f32, 4>(op, accumulator, incoming),
-        DataType::F64 => reduce_as::<f64, 8>(op, accumulator, incoming),
-        DataType::F16 => reduce_half::<f16>(op, accumulator, incoming),
-        DataType::BF16 => reduce_half::<bf16>(op, accumulator, incoming),
+/// A type of elements, each `N` bytes in memory and a number to calculate with.
+pub(super) trait Element<const N: usize> {
+    type Number: Number;
+    fn load(bytes: [u8; N]) -> Self::Number;
+    /// Of floats only those that the arithmetic below gives, which makes no NaN but the one.
+    fn store(number: Self::Number) -> [u8; N];
+
+    /// Combines all elements of `operands` by `step`.
+    #[inline(always)]
+    fn combine(
+        _: impl Instructions,
+        operands: impl Operands,
+        step: impl Fn(Self::Number, Self::Number) -> Self::Number,
+    ) {
+        operands.combine::<N>(|a, b| Self::store(step(Self::load(a), Self::load(b))));
     }
 }
 
-/// The last step of an average: `accumulator = (accumulator + incoming) / world_size`.
-pub(super) fn add_and_divide(
-    data_type: DataType,
-    world_size: u32,
-    accumulator: &mut [u8],
-    incoming: &[u8],
-) {
-    macro_rules! average {
-        ($t:ty, $bytes:literal) => {
-            combine::<$t, $bytes>(accumulator, incoming, |a, b| a.sum(b).divided(world_size))
-        };
-    }
-    match data_type {
-        DataType::U8 => average!(u8, 1),
-        DataType::I8 => average!(i8, 1),
-        DataType::I16 => average!(i16, 2),
-        DataType::U16 => average!(u16, 2),
-        DataType::U32 => average!(u32, 4),
-        DataType::I32 => average!(i32, 4),
-        DataType::U64 => average!(u64, 8),
-        DataType::I64 => average!(i64, 8),
-        DataType::F32 => average!(f32, 4),
-        DataType::F64 => average!(f64, 8),
-        DataType::F16 => {
-            combine_half::<f16>(accumulator, incoming, |a, b| a.sum(b).divided(world_size));
-        }
-        DataType::BF16 => {
-            combine_half::<bf16>(accumulator, incoming, |a, b| a.sum(b).divided(world_size));
-        }
-    }
-}
-
-fn reduce_as<T: Number<N>, const N: usize>(op: ReduceOp, accumulator: &mut [u8], incoming: &[u8]) {
-    match op {
-        ReduceOp::Sum | ReduceOp::Avg => combine::<T, N>(accumulator, incoming, T::sum),
-        ReduceOp::Prod => combine::<T, N>(accumulator, incoming, T::product),
-        ReduceOp::Max => combine::<T, N>(accumulator, incoming, T::larger),
-        ReduceOp::Min => combine::<T, N>(accumulator, incoming, T::smaller),
-    }
-}
-
-fn reduce_half<H: Half>(op: ReduceOp, accumulator: &mut [u8], incoming: &[u8]) {
-    match op {
-        ReduceOp::Sum | ReduceOp::Avg => combine_half::<H>(accumulator, incoming, f32::sum),
-        ReduceOp::Prod => combine_half::<H>(accumulator, incoming, f32::product),
-        ReduceOp::Max => combine_half::<H>(accumulator, incoming, f32::larger),
-        ReduceOp::Min => combine_half::<H>(accumulator, incoming, f32::smaller),
-    }
-}
-
-#[inline]
-fn combine<T: Number<N>, const N: usize>(
-    accumulator: &mut [u8],
-    incoming: &[u8],
-    step: impl Fn(T, T) -> T,
-) {
-    let (accumulator, _) = accumulator.as_chunks_mut::<N>();
-    let (incoming, _) = incoming.as_chunks::<N>();
-    for (a, b) in accumulator.iter_mut().zip(incoming) {
-        *a = step(T::load(*a), T::load(*b)).store();
-    }
-}
-
-/// Elements converted at a time: both blocks and their halves stay in the first-level cache.
-const BLOCK: usize = 256;
-
-#[inline]
-fn combine_half<H: Half>(accumulator: &mut [u8], incoming: &[u8], step: impl Fn(f32, f32) -> f32) {
-    let mut halves = [H::ZERO; BLOCK];
-    let mut left = [0f32; BLOCK];
-    let mut right = [0f32; BLOCK];
-    let (accumulator, _) = accumulator.as_chunks_mut::<2>();
-    let (incoming, _) = incoming.as_chunks::<2>();
-    for (a, b) in accumulator.chunks_mut(BLOCK).zip(incoming.chunks(BLOCK)) {
-        let len = a.len().min(b.len());
-        let (a, b) = (&mut a[..len], &b[..len]);
-        let halves = &mut halves[..len];
-        let (left, right) = (&mut left[..len], &mut right[..len]);
-        load_halves(halves, a);
-        H::widen(halves, left);
-        load_halves(halves, b);
-        H::widen(halves, right);
-        for (x, y) in left.iter_mut().zip(right.iter()) {
-            *x = step(*x, *y);
-        }
-        H::narrow(left, halves);
-        for (bytes, half) in a.iter_mut().zip(halves.iter()) {
-            *bytes = half.store();
-        }
-    }
-}
-
-#[inline]
-fn load_halves<H: Half>(halves: &mut [H], bytes: &[[u8; 2]]) {
-    for (half, bytes) in halves.iter_mut().zip(bytes) {
-        *half = H::load(*bytes);
-    }
-}
-
-/// An element type as the loops see it.
-trait Number<const N: usize>: Copy {
-    fn load(bytes: [u8; N]) -> Self;
-    fn store(self) -> [u8; N];
+pub(super) trait Number: Copy {
     fn sum(self, other: Self) -> Self;
     fn product(self, other: Self) -> Self;
     fn larger(self, other: Self) -> Self;
     fn smaller(self, other: Self) -> Self;
-    fn divided(self, world_size: u32) -> Self;
+    /// `(self + other) / world_size`
+    fn average(self, other: Self, world_size: NonZeroU32) -> Self;
 }
 
-/// `f32` holds the dividend exactly, and a quotient that is no whole number is off by far less
+macro_rules! own_bytes {
+    ($($t:ty, $bytes:literal;)*) => {$(
+        impl Element<$bytes> for $t {
+            type Number = $t;
+            #[inline(always)]
+            fn load(bytes: [u8; $bytes]) -> $t {
+                <$t>::from_ne_bytes(bytes)
+            }
+            #[inline(always)]
+            fn store(number: $t) -> [u8; $bytes] {
+                number.to_ne_bytes()
+            }
+        }
+    )*};
+}
+
+own_bytes! {
+    u8, 1; i8, 1; u16, 2; i16, 2; u32, 4; i32, 4; u64, 8; i64, 8; f32, 4; f64, 8;
+}
+
+/// `$float` holds the dividend exactly, and a quotient that is no whole number is off by far less
 /// than its distance from the next one: truncation finds the same. Vector units divide it fast.
 macro_rules! by_float {
+    ($dividend:expr, $world_size:expr, $float:ty, $whole:ty) => {{
+        let quotient = <$float>::from($dividend) / $world_size.get() as $float;
+        // SAFETY: the divisor is at least 1, so the quotient is finite and as small as the
+        // dividend, which `$whole` holds.
+        #[allow(unsafe_code)]
+        unsafe {
+            quotient.to_int_unchecked::<$whole>()
+        }
+    }};
+}
+
+macro_rules! by_f32 {
     ($dividend:expr, $world_size:expr) => {
-        (f32::from($dividend) / $world_size as f32) as i32
+        by_float!($dividend, $world_size, f32, i32)
     };
 }
 
-/// A signed type that holds every dividend and any world size.
-macro_rules! by_i64 {
+macro_rules! by_f64 {
     ($dividend:expr, $world_size:expr) => {
-        i64::from($dividend) / i64::from($world_size)
+        by_float!($dividend, $world_size, f64, Self)
     };
 }
 
-macro_rules! by_u64 {
+/// No float is wide enough. A world size fits into both.
+macro_rules! by_integer {
     ($dividend:expr, $world_size:expr) => {
-        u64::from($dividend) / u64::from($world_size)
+        $dividend / Self::from($world_size.get())
     };
 }
 
 macro_rules! integer {
-    ($($t:ty, $bytes:literal, $divided:ident;)*) => {$(
-        impl Number<$bytes> for $t {
-            #[inline(always)]
-            fn load(bytes: [u8; $bytes]) -> Self {
-                <$t>::from_ne_bytes(bytes)
-            }
-            #[inline(always)]
-            fn store(self) -> [u8; $bytes] {
-                self.to_ne_bytes()
-            }
+    ($($t:ty, $divided:ident;)*) => {$(
+        impl Number for $t {
             #[inline(always)]
             fn sum(self, other: Self) -> Self {
                 self.wrapping_add(other)
@@ -186,123 +108,68 @@ macro_rules! integer {
                 self.min(other)
             }
             #[inline(always)]
-            fn divided(self, world_size: u32) -> Self {
-                $divided!(self, world_size) as $t
+            fn average(self, other: Self, world_size: NonZeroU32) -> Self {
+                $divided!(self.wrapping_add(other), world_size) as $t
             }
         }
     )*};
 }
 
 integer! {
-    u8, 1, by_float;
-    i8, 1, by_float;
-    u16, 2, by_float;
-    i16, 2, by_float;
-    u32, 4, by_u64;
-    i32, 4, by_i64;
-    u64, 8, by_u64;
-    i64, 8, by_i64;
+    u8, by_f32;
+    i8, by_f32;
+    u16, by_f32;
+    i16, by_f32;
+    u32, by_f64;
+    i32, by_f64;
+    u64, by_integer;
+    i64, by_integer;
 }
 
 macro_rules! float {
-    ($($t:ty, $bytes:literal;)*) => {$(
-        impl Number<$bytes> for $t {
-            #[inline(always)]
-            fn load(bytes: [u8; $bytes]) -> Self {
-                <$t>::from_ne_bytes(bytes)
-            }
-            #[inline(always)]
-            fn store(self) -> [u8; $bytes] {
-                self.to_ne_bytes()
-            }
+    ($($t:ty, $nan:literal;)*) => {$(
+        impl Number for $t {
             #[inline(always)]
             fn sum(self, other: Self) -> Self {
-                self + other
+                one_nan!($t, $nan, self + other)
             }
             #[inline(always)]
             fn product(self, other: Self) -> Self {
-                self * other
+                one_nan!($t, $nan, self * other)
             }
             #[inline(always)]
             fn larger(self, other: Self) -> Self {
-                // Comparisons with NaN are false: the second select brings it back. Of two equal
-                // operands (zeros of either sign) the second is taken.
+                // Of two equal operands (zeros of either sign) the second is taken.
                 let larger = if self > other { self } else { other };
-                if self.is_nan() { <$t>::NAN } else { larger }
+                if self.is_nan() | other.is_nan() { <$t>::from_bits($nan) } else { larger }
             }
             #[inline(always)]
             fn smaller(self, other: Self) -> Self {
                 let smaller = if self < other { self } else { other };
-                if self.is_nan() { <$t>::NAN } else { smaller }
+                if self.is_nan() | other.is_nan() { <$t>::from_bits($nan) } else { smaller }
             }
             #[inline(always)]
-            fn divided(self, world_size: u32) -> Self {
-                self / (world_size as $t)
+            fn average(self, other: Self, world_size: NonZeroU32) -> Self {
+                one_nan!($t, $nan, (self + other) / (world_size.get() as $t))
             }
         }
     )*};
 }
 
+/// Which NaN arithmetic gives differs by processor, and by the order in which the compiler names
+/// the operands of an addition.
+macro_rules! one_nan {
+    ($t:ty, $nan:literal, $result:expr) => {{
+        let result: $t = $result;
+        if result.is_nan() {
+            <$t>::from_bits($nan)
+        } else {
+            result
+        }
+    }};
+}
+
 float! {
-    f32, 4;
-    f64, 8;
-}
-
-/// A half-precision type with conversions of whole slices of equal length.
-trait Half: Copy {
-    const ZERO: Self;
-    fn load(bytes: [u8; 2]) -> Self;
-    fn store(self) -> [u8; 2];
-    fn widen(halves: &[Self], singles: &mut [f32]);
-    fn narrow(singles: &[f32], halves: &mut [Self]);
-}
-
-impl Half for f16 {
-    const ZERO: Self = f16::ZERO;
-    #[inline(always)]
-    fn load(bytes: [u8; 2]) -> Self {
-        f16::from_ne_bytes(bytes)
-    }
-    #[inline(always)]
-    fn store(self) -> [u8; 2] {
-        self.to_ne_bytes()
-    }
-    #[inline(always)]
-    fn widen(halves: &[Self], singles: &mut [f32]) {
-        halves.convert_to_f32_slice(singles);
-    }
-    #[inline(always)]
-    fn narrow(singles: &[f32], halves: &mut [Self]) {
-        halves.convert_from_f32_slice(singles);
-    }
-}
-
-impl Half for bf16 {
-    const ZERO: Self = bf16::ZERO;
-    #[inline(always)]
-    fn load(bytes: [u8; 2]) -> Self {
-        bf16::from_ne_bytes(bytes)
-    }
-    #[inline(always)]
-    fn store(self) -> [u8; 2] {
-        self.to_ne_bytes()
-    }
-    // Upper halves of `f32`: without branches, these become vector code of any processor.
-    #[inline(always)]
-    fn widen(halves: &[Self], singles: &mut [f32]) {
-        for (single, half) in singles.iter_mut().zip(halves) {
-            *single = f32::from_bits(u32::from(half.to_bits()) << 16);
-        }
-    }
-    #[inline(always)]
-    fn narrow(singles: &[f32], halves: &mut [Self]) {
-        for (half, single) in halves.iter_mut().zip(singles) {
-            let bits = single.to_bits();
-            // To nearest, ties to even; a NaN is kept one by its quiet bit.
-            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-            let quiet = bits | 0x40_0000;
-            let is_nan = (bits & 0x7fff_ffff) > 0x7f80_0000;
-            *half = bf16::from_bits(((if is_nan { quiet } else { rounded }) >> 16) as u16);
-        }
-    }
+    f32, 0x7fc0_0000;
+    f64, 0x7ff8_0000_0000_0000;
 }
