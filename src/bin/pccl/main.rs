@@ -3,7 +3,8 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::disallowed_methods,
-    reason = "a program speaks to its user, and may start threads and read clocks"
+    clippy::disallowed_types,
+    reason = "a program speaks to its user, and may start threads, read clocks and open sockets"
 )]
 
 mod bench;

@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+/// The most that is sent as one piece, and the least that a slow path cuts it to: a packet's.
+const PIECE_BYTES_MAX: usize = 48 * 1024;
+const PACKET_BYTES: usize = 1460;
+
+/// How long a piece may keep the line busy: it arrives at once, where the packets of a real one come
+/// one by one.
+const PIECE_TIME: Duration = Duration::from_millis(20);
+
 /// How a direction behaves. A change holds for what is sent from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
@@ -23,6 +31,14 @@ impl Path {
         rate_bytes_per_s: 4_000_000_000,
         is_cut: false,
     };
+
+    /// The most that may be sent as one piece.
+    pub(super) fn piece_bytes_max(&self) -> usize {
+        let bytes = u128::from(self.rate_bytes_per_s) * PIECE_TIME.as_nanos() / 1_000_000_000;
+        usize::try_from(bytes)
+            .unwrap_or(usize::MAX)
+            .clamp(PACKET_BYTES, PIECE_BYTES_MAX)
+    }
 
     /// How long `len_bytes` keep the line busy.
     pub(super) fn busy(&self, len_bytes: usize) -> Duration {

@@ -9,11 +9,9 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::{Side, WINDOW_BYTES};
+use super::machine_of;
 use super::switch::Switch;
 use crate::transport::{Ends, Stream};
-
-/// The most that is sent as one piece.
-const PIECE_BYTES_MAX: usize = 48 * 1024;
 
 pub(super) fn stream(switch: &Arc<Mutex<Switch>>, number: u64, side: Side) -> io::Result<Stream> {
     let ends = {
@@ -102,11 +100,17 @@ impl AsyncWrite for Half {
             switch.blocked(self.number, self.side);
             return Poll::Pending;
         }
-        let mut len = buf.len().min(end.credit).min(PIECE_BYTES_MAX);
+        let credit = end.credit;
+        let [from, to] =
+            [self.side, 1 - self.side].map(|side| machine_of(connection.ends[side].address));
+        let piece = switch.path(from, to).piece_bytes_max();
+        let mut len = buf.len().min(credit).min(piece);
         if switch.dice.one_in(8) && len > 0 {
             len = 1 + switch.dice.below(len as u64) as usize;
         }
-        end.credit -= len;
+        if let Some(connection) = switch.connections.get_mut(&self.number) {
+            connection.ends[self.side].credit -= len;
+        }
         switch.send_bytes(self.number, self.side, buf[..len].to_vec());
         Poll::Ready(Ok(len))
     }
