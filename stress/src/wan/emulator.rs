@@ -31,6 +31,11 @@ const SPARE: usize = 1024;
 /// Packets that are read from one device before those that are due get their turn.
 const BATCH: usize = 32;
 
+/// While there is much to carry, the thread rests for a hundredth of the shortest delay after each
+/// turn, at most for so long. Packets are late by up to twice of it, and there are far fewer
+/// wakeups: its own, and those of machines for it.
+const BREATH: Duration = Duration::from_micros(200);
+
 /// How often the thread looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -106,15 +111,21 @@ impl Emulator {
         }
         let devices = self.devices.iter().map(AsRawFd::as_raw_fd);
         let mut poll = Poll::new(devices.chain([self.control.as_raw_fd()]));
+        let breath = Duration::from_nanos(self.world.shortest_delay_ns() / 100).min(BREATH);
+        let mut was_busy = false;
         while !is_over.load(Ordering::Relaxed) {
-            self.deliver()?;
-            let now = self.now();
+            if was_busy {
+                // More is likely to come soon, and one wakeup for all of it is cheaper.
+                std::thread::sleep(breath);
+            }
             let pause = match self.world.next_at() {
-                Some(at) => Duration::from_nanos(at.saturating_sub(now)).min(LOOK),
+                _ if was_busy => Duration::ZERO,
+                Some(at) => Duration::from_nanos(at.saturating_sub(self.now())).min(LOOK),
                 None => LOOK,
             };
             poll.wait(pause).map_err(|error| format!("poll: {error}"))?;
             self.pace.wakeups += 1;
+            let packets = self.pace.packets;
             if poll.is_ready(self.devices.len()) {
                 self.obey();
             }
@@ -123,6 +134,8 @@ impl Emulator {
                     self.collect(machine)?;
                 }
             }
+            self.deliver();
+            was_busy = self.pace.packets > packets;
         }
         self.pace.wall = self.started.elapsed();
         self.pace.cpu = os::cpu_time();
@@ -147,30 +160,26 @@ impl Emulator {
                     };
                 }
             };
-            let bytes = if len <= SMALL {
+            if len <= SMALL {
                 let small = buffer[..len].to_vec();
                 self.buffers.push(buffer);
-                small
-            } else {
-                buffer.truncate(len);
-                buffer
-            };
-            if let Some(packet) = Packet::parse(bytes) {
-                let now = self.now();
-                self.world.send(now, machine, packet);
+                buffer = small;
+            }
+            match Packet::parse(buffer, len) {
+                Ok(packet) => {
+                    let now = self.now();
+                    self.world.send(now, machine, packet);
+                }
+                Err(buffer) => self.keep(buffer),
             }
         }
         Ok(())
     }
 
     /// Writes what is due.
-    fn deliver(&mut self) -> Result<(), String> {
-        loop {
-            let now = self.now();
-            let Some((machine, packet, at)) = self.world.due(now) else {
-                return Ok(());
-            };
-            let late_ns = now - at;
+    fn deliver(&mut self) {
+        while let Some((machine, packet, at)) = self.world.due(self.now()) {
+            let late_ns = self.now() - at;
             self.pace.packets += 1;
             self.pace.late_ns += late_ns;
             self.pace.latest_ns = self.pace.latest_ns.max(late_ns);
@@ -178,11 +187,14 @@ impl Emulator {
             if self.devices[machine].send(packet.bytes()).is_err() {
                 self.pace.refused += 1;
             }
-            let mut buffer = packet.into_bytes();
-            if buffer.capacity() >= LARGEST && self.buffers.len() < SPARE {
-                buffer.resize(LARGEST, 0);
-                self.buffers.push(buffer);
-            }
+            self.keep(packet.into_buffer());
+        }
+    }
+
+    /// For the next packet, where it could be as large as they come.
+    fn keep(&mut self, buffer: Vec<u8>) {
+        if buffer.len() == LARGEST && self.buffers.len() < SPARE {
+            self.buffers.push(buffer);
         }
     }
 

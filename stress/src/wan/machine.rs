@@ -29,7 +29,7 @@ const GUARDIAN: &str = "setpriv";
 
 /// Everything that this needs, as a shell's list.
 pub(super) const REHEARSAL: &str = "ip netns add a && ip tuntap add dev t mode tun \
-    && ip link set t netns a name eth0 \
+    && ip link set dev t netns a name eth0 \
     && ip netns exec a setpriv --pdeathsig KILL unshare --pid --fork --kill-child --mount-proc true";
 
 /// Super-packets that wait for the emulator to read them. The device drops what is more, which is
@@ -54,7 +54,7 @@ impl Machine {
         let device_name = format!("wan{number}");
         let device = open_device(&device_name)?;
         let move_it = format!(
-            "link set {device_name} netns {} name eth0\n",
+            "link set dev {device_name} netns {} name eth0\n",
             namespace.name()
         );
         ip(None, &move_it)?;

@@ -28,20 +28,27 @@ const UDP: u8 = 17;
 const OF_LAST: u8 = 0x01 | 0x08;
 const OF_FIRST: u8 = 0x80;
 
-/// A packet with its virtio header, and where its parts are.
+/// A packet with its virtio header.
 pub(super) struct Packet {
-    bytes: Vec<u8>,
+    /// May be longer than the packet.
+    buffer: Vec<u8>,
+    len: usize,
+    parts: Parts,
+}
+
+/// Where the parts of a packet are.
+#[derive(Clone, Copy)]
+struct Parts {
     destination: Ipv4Addr,
+    ip_header: usize,
     /// Bytes of IP and transport headers, which each segment has on a wire.
     headers: usize,
-    ip_header: usize,
     /// Payload bytes of each segment but the last; 0 for what is no super-packet.
     segment: usize,
 }
 
-impl Packet {
-    /// None for what is not IPv4, or not what it says it is.
-    pub(super) fn parse(bytes: Vec<u8>) -> Option<Self> {
+impl Parts {
+    fn of(bytes: &[u8]) -> Option<Self> {
         let (virtio, ip) = bytes.split_at_checked(VIRTIO_NET_HDR_LEN)?;
         let gso_size = usize::from(u16::from_ne_bytes([virtio[4], virtio[5]]));
         let ip_header = match ip.first()? {
@@ -59,35 +66,46 @@ impl Packet {
             GSO_UDP => (ip_header + 8, gso_size),
             _ => return None,
         };
-        (ip_header >= 20 && ip.len() >= headers).then(|| Self {
+        (ip_header >= 20 && ip.len() >= headers).then_some(Self {
             destination: destination.into(),
-            headers,
             ip_header,
+            headers,
             segment,
-            bytes,
         })
+    }
+}
+
+impl Packet {
+    /// The first `len` bytes of the buffer. Gives it back for what is not IPv4, or not what it
+    /// says it is.
+    pub(super) fn parse(buffer: Vec<u8>, len: usize) -> Result<Self, Vec<u8>> {
+        match buffer.get(..len).and_then(Parts::of) {
+            Some(parts) => Ok(Self { buffer, len, parts }),
+            None => Err(buffer),
+        }
     }
 
     pub(super) fn destination(&self) -> Ipv4Addr {
-        self.destination
+        self.parts.destination
     }
 
     /// As the device takes it.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.buffer[..self.len]
     }
 
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+    /// For another packet.
+    pub(super) fn into_buffer(self) -> Vec<u8> {
+        self.buffer
     }
 
     fn payload(&self) -> usize {
-        self.bytes.len() - VIRTIO_NET_HDR_LEN - self.headers
+        self.len - VIRTIO_NET_HDR_LEN - self.parts.headers
     }
 
     /// How many packets this is on a wire; at least one.
     pub(super) fn segments(&self) -> usize {
-        match self.segment {
+        match self.parts.segment {
             0 => 1,
             segment => self.payload().div_ceil(segment).max(1),
         }
@@ -95,28 +113,28 @@ impl Packet {
 
     /// Bytes of IP packets on a wire for the first so many segments.
     pub(super) fn wire_bytes(&self, segments: usize) -> u64 {
-        let payload = match self.segment {
+        let payload = match self.parts.segment {
             0 => self.payload(),
             segment => self.payload().min(segments * segment),
         };
-        (payload + segments * self.headers) as u64
+        (payload + segments * self.parts.headers) as u64
     }
 
     /// A packet of these segments only, which are some but not all.
     pub(super) fn part(&self, segments: Range<usize>) -> Self {
-        let start = VIRTIO_NET_HDR_LEN + self.headers;
-        let from = segments.start * self.segment;
-        let to = self.payload().min(segments.end * self.segment);
-        let mut bytes = Vec::with_capacity(start + to - from);
-        bytes.extend_from_slice(&self.bytes[..start]);
-        bytes.extend_from_slice(&self.bytes[start + from..start + to]);
-        let (virtio, packet) = bytes.split_at_mut(VIRTIO_NET_HDR_LEN);
+        let mut parts = self.parts;
+        let from = segments.start * parts.segment;
+        let to = self.payload().min(segments.end * parts.segment);
+        let (headers, payload) = self.bytes().split_at(VIRTIO_NET_HDR_LEN + parts.headers);
+        let mut buffer = [headers, &payload[from..to]].concat();
+        let (virtio, packet) = buffer.split_at_mut(VIRTIO_NET_HDR_LEN);
         if segments.len() == 1 {
             virtio[1] = GSO_NONE;
             virtio[4..6].fill(0);
+            parts.segment = 0;
         }
-        let (ip, transport) = packet.split_at_mut(self.ip_header);
-        self.mend_ip(ip, transport.len(), segments.start);
+        let (ip, transport) = packet.split_at_mut(parts.ip_header);
+        mend_ip(ip, transport.len(), segments.start);
         match ip[9] {
             TCP => {
                 let is_last = segments.end == self.segments();
@@ -130,20 +148,21 @@ impl Packet {
             _ => {}
         }
         Self {
-            bytes,
-            segment: if segments.len() == 1 { 0 } else { self.segment },
-            ..*self
+            len: buffer.len(),
+            buffer,
+            parts,
         }
     }
+}
 
-    fn mend_ip(&self, ip: &mut [u8], transport_len: usize, first: usize) {
-        put(ip, 2, (self.ip_header + transport_len) as u16);
-        let number = u16::from_be_bytes([ip[4], ip[5]]);
-        put(ip, 4, number.wrapping_add(first as u16));
-        put(ip, 10, 0);
-        let sum = !fold(words(ip));
-        put(ip, 10, sum);
-    }
+/// Each segment has a number of its own, so the parts do not share one.
+fn mend_ip(ip: &mut [u8], transport_len: usize, first: usize) {
+    put(ip, 2, (ip.len() + transport_len) as u16);
+    let number = u16::from_be_bytes([ip[4], ip[5]]);
+    put(ip, 4, number.wrapping_add(first as u16));
+    put(ip, 10, 0);
+    let sum = !fold(words(ip));
+    put(ip, 10, sum);
 }
 
 fn mend_tcp(tcp: &mut [u8], offset: usize, is_first: bool, is_last: bool) {
@@ -207,7 +226,12 @@ pub(super) mod tests {
         ip[32] = 5 << 4;
         ip[33] = 0x80 | 0x10 | 0x08 | 0x01;
         bytes.extend((0..payload).map(|n| n as u8));
-        Packet::parse(bytes).unwrap()
+        parse(&bytes).unwrap()
+    }
+
+    /// With something behind it that is no part of it.
+    fn parse(bytes: &[u8]) -> Option<Packet> {
+        Packet::parse([bytes, b"other"].concat(), bytes.len()).ok()
     }
 
     fn ip(packet: &Packet) -> &[u8] {
@@ -241,7 +265,7 @@ pub(super) mod tests {
             sequences.push(u32::from_be_bytes(ip[24..28].try_into().unwrap()));
             flags.push(ip[33]);
             payload.extend_from_slice(&ip[40..]);
-            let again = Packet::parse(part.bytes().to_vec()).unwrap();
+            let again = parse(part.bytes()).unwrap();
             assert_eq!(again.segments(), part.segments());
         }
         assert_eq!(payload, ip(&whole)[40..]);
@@ -253,12 +277,12 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_no_packet_is_refused() {
-        let good = tcp([10, 77, 0, 2], 250, 100).into_bytes();
+        let good = tcp([10, 77, 0, 2], 250, 100).bytes().to_vec();
         for len in 0..VIRTIO_NET_HDR_LEN + 40 {
-            assert!(Packet::parse(good[..len].to_vec()).is_none(), "{len}");
+            assert!(parse(&good[..len]).is_none(), "{len}");
         }
         let mut v6 = good.clone();
         v6[VIRTIO_NET_HDR_LEN] = 0x65;
-        assert!(Packet::parse(v6).is_none());
+        assert!(parse(&v6).is_none());
     }
 }

@@ -170,6 +170,15 @@ impl World {
         None
     }
 
+    /// The shortest way of any link.
+    pub(super) fn shortest_delay_ns(&self) -> Nanos {
+        let ways = self.links.iter().enumerate().flat_map(|(from, row)| {
+            let others = row.iter().enumerate().filter(move |(to, _)| *to != from);
+            others.map(|(_, link)| link.shape.delay_ns)
+        });
+        ways.min().unwrap_or(0)
+    }
+
     /// By sender and receiver.
     pub(super) fn counts(&self) -> &[Vec<Count>] {
         &self.counts
@@ -309,6 +318,14 @@ mod tests {
         assert_eq!(world.next_at(), Some(10_600_000));
         assert_eq!(arrivals(&mut world, 11 * MILLISECOND), [(1, 5)]);
         assert_eq!(world.next_at(), Some(16_200_000));
+    }
+
+    #[test]
+    fn the_shortest_way_is_found() {
+        let mut world = world(0);
+        obey(&mut world, "0>2 2");
+        obey(&mut world, "1>2 1000");
+        assert_eq!(world.shortest_delay_ns(), MILLISECOND);
     }
 
     #[test]
