@@ -28,6 +28,8 @@ mod history;
 mod log;
 mod master;
 mod net;
+// Of `pccl bench`, whose buffers and sizes these programs share.
+#[path = "../../src/bin/pccl/bench/pages.rs"]
 mod pages;
 mod peer;
 mod profile;
@@ -35,6 +37,7 @@ mod random;
 mod report;
 mod scene;
 mod sim;
+#[path = "../../src/bin/pccl/bench/size.rs"]
 mod size;
 mod stage;
 #[cfg(target_os = "linux")]
