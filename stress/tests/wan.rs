@@ -142,7 +142,7 @@ fn order(line: &str) {
 }
 
 fn pattern() -> Vec<u8> {
-    (0..BYTES).map(|n| (n * n >> 8) as u8).collect()
+    (0..BYTES).map(|n| ((n * n) >> 8) as u8).collect()
 }
 
 /// None where it cannot run here, which is said.
