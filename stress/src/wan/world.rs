@@ -4,8 +4,9 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
-use super::link::{Line, Link, Nanos, Shape};
+use super::link::{Fate, Line, Link, Nanos, Shape};
 use super::order::Order;
 use super::packet::Packet;
 
@@ -111,18 +112,8 @@ impl World {
         let fate = link.offer(ready_at, passed, |segments| packet.wire_bytes(segments));
         count.overflowed += (segments - fate.fitted) as u64;
         count.lost += fate.lost.len() as u64;
-        let mut start = 0;
-        let ends = fate.lost.iter().copied().chain([fate.fitted]);
-        let runs: Vec<_> = ends
-            .map(|end| {
-                let run = start..end;
-                start = end + 1;
-                run
-            })
-            .filter(|run| !run.is_empty())
-            .collect();
         let mut whole = Some(packet);
-        for run in runs {
+        for run in survivors(&fate) {
             let part = if run.len() == segments {
                 whole.take()
             } else {
@@ -183,6 +174,18 @@ impl World {
     pub(super) fn counts(&self) -> &[Vec<Count>] {
         &self.counts
     }
+}
+
+/// Segments that follow each other with none lost between them.
+fn survivors(fate: &Fate) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    let ends = fate.lost.iter().copied().chain([fate.fitted]);
+    let runs = ends.map(move |end| {
+        let run = start..end;
+        start = end + 1;
+        run
+    });
+    runs.filter(|run| !run.is_empty())
 }
 
 /// The links whose ends are wanted.
