@@ -31,9 +31,6 @@ pub(crate) struct Arguments {
     /// checker sees it in which seeds.
     #[arg(long, value_name = "NAME|all", value_parser = mutants::named)]
     mutation: Option<mutants::Broken>,
-    /// Seeds whose fault is known and waits to be mended: they are named, and fail nothing.
-    #[arg(long, value_delimiter = ',')]
-    known: Vec<u64>,
     /// Make a failing world as small as it gets before it is shown.
     #[arg(long)]
     shrink: bool,
@@ -114,15 +111,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
             .map(|all| !all.contains(&false));
     }
     let outcome = pool::play_all(seeds, jobs, None, draw)?;
-    let (known, failed): (Vec<Played>, Vec<Played>) = outcome
+    let failed: Vec<Played> = outcome
         .failed
-        .into_iter()
-        .partition(|played| arguments.known.contains(&played.plan.seed));
-    for played in &known {
-        let kind = played.kind().unwrap_or_default();
-        eprintln!("seed {} fails, as is known: {kind}", played.plan.seed);
-    }
-    let failed: Vec<Played> = failed
         .into_iter()
         .map(|played| {
             let again = pool::play_one(played.plan, None, true);
