@@ -10,7 +10,8 @@
 //!                            '--> checkers/ and report.rs
 //! ```
 //!
-//! `stress sim` plays worlds of the library's simulator instead (`pccl::sim`).
+//! `stress sim` plays worlds of the library's simulator instead (`pccl::sim`), and `stress wan` runs
+//! any command on machines that are far from each other.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -39,6 +40,8 @@ mod sim;
 #[path = "../../src/bin/pccl/bench/size.rs"]
 mod size;
 mod stage;
+#[cfg(target_os = "linux")]
+mod wan;
 
 use std::process::ExitCode;
 
@@ -59,6 +62,9 @@ enum Command {
     Scene(scene::Arguments),
     /// Play worlds of the simulator from seeds.
     Sim(sim::Arguments),
+    /// Run a command on each of several machines, in namespaces joined by emulated long links.
+    #[cfg(target_os = "linux")]
+    Wan(wan::Arguments),
     #[command(hide = true)]
     Master(master::Arguments),
     #[command(hide = true)]
@@ -72,6 +78,8 @@ fn main() -> ExitCode {
         Command::Churn(arguments) => churn::run(&arguments),
         Command::Scene(arguments) => scene::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
+        #[cfg(target_os = "linux")]
+        Command::Wan(arguments) => wan::run(&arguments),
         Command::Master(arguments) => master::run(&arguments).map(|()| true),
         Command::Peer(arguments) => peer::run(&arguments).map(|()| true),
         Command::Mapped(arguments) => scene::run_mapped(&arguments).map(|()| true),

@@ -10,30 +10,23 @@
 //!   pccl-PID-1: master     pccl-PID-2: p1       eth0   eth0
 //! ```
 //!
-//! The orchestrator moves itself into namespaces of its own before it does anything else, with a
-//! `/run` of its own. So there is nothing to tear down: the kernel takes all of it back when the
-//! last process of the run ends, however that comes about.
+//! Nothing of it is left behind, however a run ends: see `namespace.rs`, which the emulated WAN
+//! (`wan/`) uses, too.
 
+mod namespace;
 mod place;
 
+pub(crate) use namespace::{Namespace, enter_own, ip};
 pub(crate) use place::{Cut, Place};
 
-use std::io::Write;
 use std::net::Ipv4Addr;
-use std::os::unix::process::{CommandExt, parent_id};
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-/// Set to the process's own id once it has moved: an `exec` does not change the id, and a value
-/// that somebody else left behind does not match it.
-const MOVED: &str = "PCCL_STRESS_MOVED";
-
-/// Everything that a run needs, tried out in namespaces that are gone at once.
-const REHEARSAL: &str = "mount -t tmpfs none /run && mkdir -p /run/netns && ip netns add a \
+/// Everything that a run needs.
+const REHEARSAL: &str = "ip netns add a \
     && ip link add hub type bridge && ip link add h1 type veth peer name eth0 netns a \
     && ip -n a rule add pref 10 iif lo ipproto tcp sport 1 dport 2 blackhole";
 
@@ -51,44 +44,19 @@ pub(crate) enum Cuts {
     Always,
 }
 
-/// Moves this process where it may cut networks, by running it anew. Returns whether it is there.
+/// Moves this process where it may cut networks. Returns whether it is there.
 pub(crate) fn enter(cuts: Cuts) -> Result<bool, String> {
     if cuts == Cuts::Never {
         return Ok(false);
     }
-    if std::env::var(MOVED).is_ok_and(|id| id == std::process::id().to_string())
-        && namespace("self") != namespace(&parent_id().to_string())
-    {
-        return Ok(true);
+    let has_moved = enter_own(REHEARSAL)?;
+    if !has_moved && cuts == Cuts::Always {
+        return Err("cannot cut networks: needs root and ip".to_owned());
     }
-    let rehearsal = unshare().arg(REHEARSAL).stderr(Stdio::null()).status();
-    if rehearsal.is_ok_and(|status| status.success()) {
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let mut moved = unshare();
-        moved
-            .arg("mount -t tmpfs none /run && mkdir -p /run/netns && exec \"$0\" \"$@\"")
-            .arg(program)
-            .args(std::env::args_os().skip(1))
-            .env(MOVED, std::process::id().to_string());
-        return Err(format!("cannot run unshare: {}", moved.exec()));
+    if !has_moved {
+        eprintln!("cuts: stopping processes instead (needs root and ip)");
     }
-    match cuts {
-        Cuts::Always => Err("cannot cut networks: needs root and ip".to_owned()),
-        _ => {
-            eprintln!("cuts: stopping processes instead (needs root and ip)");
-            Ok(false)
-        }
-    }
-}
-
-fn unshare() -> Command {
-    let mut command = Command::new("unshare");
-    command.args(["--net", "--mount", "sh", "-c"]);
-    command
-}
-
-fn namespace(process: &str) -> Option<std::path::PathBuf> {
-    std::fs::read_link(Path::new("/proc").join(process).join("ns/net")).ok()
+    Ok(has_moved)
 }
 
 /// Places that were made in this process; each number names one namespace and one address.
@@ -125,26 +93,5 @@ impl Network {
     /// The process is gone.
     pub(crate) fn retire(&mut self, place: Place) {
         self.retired.push((Instant::now(), place));
-    }
-}
-
-/// Gives `ip` some commands, a line each.
-fn ip(namespace: Option<&str>, lines: &str) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("cannot run ip: {error}");
-    let mut command = Command::new("ip");
-    if let Some(namespace) = namespace {
-        command.args(["-n", namespace]);
-    }
-    let mut child = command
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut input) = child.stdin.take() {
-        input.write_all(lines.as_bytes()).map_err(failed)?;
-    }
-    match child.wait().map_err(failed)?.success() {
-        true => Ok(()),
-        false => Err(format!("ip failed in {namespace:?} at:\n{lines}")),
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use super::ip;
+use super::{Namespace, ip};
 
 /// What does not arrive any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,18 +31,10 @@ pub(crate) enum Cut {
 pub(crate) struct Place(Arc<Cable>);
 
 struct Cable {
-    namespace: String,
+    namespace: Namespace,
     /// The hub's end.
     port: String,
     address: Ipv4Addr,
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        if let Err(error) = ip(None, &format!("netns del {}\n", self.namespace)) {
-            eprintln!("stress: {error}");
-        }
-    }
 }
 
 impl Place {
@@ -53,20 +45,18 @@ impl Place {
     /// After a cut, addresses of machines are asked for every 100 ms; the usual second between
     /// questions would make each cut on this one wire longer than cuts on the routes of a WAN are.
     pub(super) fn make(number: u32, address: Ipv4Addr) -> Result<Self, String> {
-        let namespace = format!("pccl-{}-{number}", std::process::id());
+        let namespace = Namespace::make(number)?;
         let port = format!("h{number}");
         ip(
             None,
             &format!(
-                "netns add {namespace}\n\
-                 link add {port} type veth peer name eth0 netns {namespace}\n\
-                 link set {port} master hub up\n"
+                "link add {port} type veth peer name eth0 netns {}\n\
+                 link set {port} master hub up\n",
+                namespace.name()
             ),
         )?;
-        ip(
-            Some(&namespace),
-            &format!(
-                "link set lo up\n\
+        namespace.ip(&format!(
+            "link set lo up\n\
                  addr add {address}/16 dev eth0\n\
                  link set eth0 up\n\
                  ntable change name arp_cache dev eth0 retrans 100\n\
@@ -74,8 +64,7 @@ impl Place {
                  rule del pref 0\n\
                  route add default via 10.77.255.254 dev eth0 onlink table 66\n\
                  neigh add 10.77.255.254 lladdr 02:00:00:00:00:01 dev eth0 nud permanent\n"
-            ),
-        )?;
+        ))?;
         Ok(Self(Arc::new(Cable {
             namespace,
             port,
@@ -90,11 +79,7 @@ impl Place {
 
     /// Runs `program` here. `ip` becomes it, so signals for the one reach the other.
     pub(crate) fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", &self.0.namespace])
-            .arg(program);
-        command
+        self.0.namespace.command(program)
     }
 
     pub(crate) fn cut(&self, cut: Cut) -> Result<(), String> {
@@ -123,6 +108,6 @@ impl Place {
             ),
         };
         let line = format!("rule {verb} {rule}\n");
-        ip(Some(&self.0.namespace), &line)
+        self.0.namespace.ip(&line)
     }
 }

@@ -4,6 +4,10 @@
 //! Each link has some streams and each stream a thread at both ends, which run before a
 //! measurement begins. The bytes come from memory of that size and go to as much, on the same
 //! kind of pages as the operation's; nothing is reduced, and nobody waits for anybody.
+#![allow(
+    clippy::disallowed_types,
+    reason = "bare sockets are what the library is compared with"
+)]
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
