@@ -44,7 +44,7 @@ mutations! {
     OpenAtProposal,
     /// A peer puts itself first in the ring.
     RingOfItsOwn,
-    /// A segment that was applied is applied again when it comes again.
+    /// A segment that was applied is taken again when it comes again, and combined once more.
     TakeRepeats,
     /// A segment whose lane broke in the middle of it counts as received.
     TakeTornSegments,
