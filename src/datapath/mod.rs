@@ -52,7 +52,7 @@ pub const EAGER_BYTES: usize = 256 * 1024;
 
 /// How long a lane may wait in vain for a word from the other side, unless the plane is told
 /// otherwise.
-pub const STALL_TIMEOUT: Duration = Duration::from_millis(1500);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the data plane tells its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]

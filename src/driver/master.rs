@@ -19,7 +19,7 @@ use crate::protocol::master::{
 };
 use crate::topology;
 use crate::transport::{
-    Acceptor, AcceptorOptions, Incoming, Listener, Network, Probe, Stream, listen_in_range, probe,
+    Acceptor, AcceptorOptions, Incoming, Listener, Network, Probe, SocketOptions, Stream, listen_in_range, probe,
     refuse, resolve, welcome,
 };
 use crate::types::{GroupId, PeerId, RunId};
@@ -163,7 +163,8 @@ pub(crate) async fn serve(host: Host, listener: Listener, config: MasterConfig, 
     let run = RunId(run.try_into().map(u64::from_le_bytes).unwrap_or_default());
     let seed: [u8; 32] = seed.try_into().unwrap_or_default();
     // Dropped with this, and then stops as well.
-    let (_acceptor, incoming) = match Acceptor::spawn(listener, AcceptorOptions::default()) {
+    let accepting = AcceptorOptions::with_socket(SocketOptions::control());
+    let (_acceptor, incoming) = match Acceptor::spawn(listener, accepting) {
         Ok(started) => started,
         Err(error) => return warn!(%error, "the master cannot accept"),
     };

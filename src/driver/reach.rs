@@ -29,7 +29,7 @@ pub(super) async fn reach(
     let addresses = resolved
         .map_err(|_| Unreached::Failed(format!("{master} was not resolved in time")))?
         .map_err(failed)?;
-    let socket = SocketOptions::default();
+    let socket = SocketOptions::control();
     let mut stream = dial(network, &addresses, bind, &socket, within)
         .await
         .map_err(failed)?;

@@ -296,6 +296,11 @@ impl Watch {
         self.timings.heartbeat_interval
     }
 
+    /// The least silence for which the master may give a peer up.
+    pub fn floor(&self) -> Duration {
+        self.timings.silence_floor
+    }
+
     /// Half the limit has passed without a word.
     pub fn is_suspicious(&self, now: Timestamp) -> bool {
         now.since(self.last_heard) >= self.limit() / 2

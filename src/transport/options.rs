@@ -48,6 +48,8 @@ pub struct SocketOptions {
     /// Sends an empty packet after this much silence, so that middleboxes keep the connection and
     /// a vanished host is noticed. Default 30 s; `None` sends none. Costs a packet each time.
     pub keepalive: Option<Duration>,
+    /// What was lost is sent again at one pace instead of at pauses that double.
+    steady_retries: bool,
 }
 
 impl Default for SocketOptions {
@@ -58,11 +60,24 @@ impl Default for SocketOptions {
             user_timeout: Some(Duration::from_secs(10)),
             congestion_control: None,
             keepalive: Some(Duration::from_secs(30)),
+            steady_retries: false,
         }
     }
 }
 
 impl SocketOptions {
+    /// For connections between a peer and the master, which carry little and whose silence is
+    /// judged: after an outage of up to a second or two the first word comes within a fifth of a
+    /// second, where TCP's doubled pauses make it a second. The kernel does so only under a
+    /// congestion control that knows a slow start threshold; `bbr` has none, `reno` is everywhere.
+    pub(crate) fn control() -> Self {
+        Self {
+            congestion_control: Some("reno".to_owned()),
+            steady_retries: true,
+            ..Self::default()
+        }
+    }
+
     /// Sets [`send_buffer_bytes`](Self::send_buffer_bytes).
     pub fn send_buffer_bytes(mut self, bytes: Option<usize>) -> Self {
         self.send_buffer_bytes = bytes;
@@ -112,6 +127,9 @@ impl SocketOptions {
                 os::set_congestion_control(socket, name),
             );
         }
+        if self.steady_retries {
+            attempt("steady retries", os::set_steady_retries(socket));
+        }
         if let Some(idle) = self.keepalive {
             let keepalive = TcpKeepalive::new()
                 .with_time(idle)
@@ -156,6 +174,14 @@ mod tests {
         let socket = socket_with(&SocketOptions::default());
         let timeout = socket.tcp_user_timeout().unwrap();
         assert_eq!(timeout, Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn control_connections_send_again_at_a_steady_pace() {
+        let socket = socket_with(&SocketOptions::control());
+        assert!(socket.tcp_thin_linear_timeouts().unwrap());
+        assert_eq!(socket.tcp_congestion().unwrap()[..5], *b"reno\0");
     }
 
     #[test]

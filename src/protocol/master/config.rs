@@ -17,16 +17,16 @@ pub struct MasterConfig {
     /// place; a peer that hangs holds everybody up for so long on a good network.
     pub silence_floor: Duration,
     /// The silence after which a peer is evicted however bad its connection has been. Default
-    /// 3.2 s, fast 700 ms. A peer that hangs holds everybody up for so long at most.
+    /// 2.5 s, fast 700 ms. A peer that hangs holds everybody up for so long at most.
     pub silence_ceiling: Duration,
     /// How long a lane between two peers may be silent while one of them owes the other something,
     /// before it is made anew; two and a half of the longest round trips if that is more. Default
-    /// 1.5 s, fast 350 ms. Below the longest time that a network drops everything, lanes are made
+    /// 1 s, fast 350 ms. Below the longest time that a network drops everything, lanes are made
     /// anew in vain.
     pub lane_stall_timeout: Duration,
     /// How long a link between two peers may be without a lane before the master hears of it, where
     /// a peer's own setting does not say otherwise; three and a half of the longest round trips
-    /// if that is more. Default 1.5 s, fast 300 ms. A link that is cut costs this and
+    /// if that is more. Default 1 s, fast 300 ms. A link that is cut costs this and
     /// `lane_stall_timeout`.
     pub link_timeout: Duration,
     /// How long a peer whose control connection broke may take to resume, unless a second witness
@@ -48,9 +48,9 @@ impl Default for MasterConfig {
         Self {
             heartbeat_interval: Duration::from_millis(500),
             silence_floor: Duration::from_secs(2),
-            silence_ceiling: Duration::from_millis(3200),
-            lane_stall_timeout: Duration::from_millis(1500),
-            link_timeout: Duration::from_millis(1500),
+            silence_ceiling: Duration::from_millis(2500),
+            lane_stall_timeout: Duration::from_secs(1),
+            link_timeout: Duration::from_secs(1),
             resume_grace: Duration::from_millis(1200),
             wiring_timeout: Duration::from_secs(10),
             peers_max: 256,

@@ -11,6 +11,11 @@ pub(in crate::transport) fn set_user_timeout(_: &SockRef<'_>, _: Duration) -> io
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Not available here; pauses between retries double.
+pub(in crate::transport) fn set_steady_retries(_: &SockRef<'_>) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Not available here; the system's algorithm is used.
 pub(in crate::transport) fn set_congestion_control(_: &SockRef<'_>, _: &str) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
