@@ -19,8 +19,8 @@ use crate::protocol::master::{
 };
 use crate::topology;
 use crate::transport::{
-    Acceptor, AcceptorOptions, Incoming, Listener, Network, Probe, SocketOptions, Stream, listen_in_range, probe,
-    refuse, resolve, welcome,
+    Acceptor, AcceptorOptions, Incoming, Listener, Network, Probe, SocketOptions, Stream,
+    listen_in_range, probe, refuse, resolve, welcome,
 };
 use crate::types::{GroupId, PeerId, RunId};
 use crate::wire::control::{Frame, Hello, Message, ToMaster, ToPeer};

@@ -9,6 +9,8 @@
 //! All inputs and outputs of the machines are part of the trace, so that two runs whose machines
 //! differ anywhere have different hashes.
 
+mod line;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::checkers::{Checker, End};
-use super::history::{Call, Event, ProcessId, Record, Returned, WorldTime};
+use super::history::{Event, ProcessId, Record, WorldTime};
 use crate::driver::{Observed, Observer};
 use crate::protocol::master::{self, ConnectionId};
 use crate::protocol::peer;
@@ -151,7 +153,7 @@ impl fmt::Display for Violation {
 impl Inner {
     fn record(&mut self, record: &Record) {
         let mut line = std::mem::take(&mut self.line);
-        write_record(&mut line, record);
+        line::write(&mut line, record);
         self.line = line;
         self.end_line();
         self.records += 1;
@@ -299,62 +301,6 @@ impl Inner {
             },
             _ => None,
         }
-    }
-}
-
-/// One line without its end. Of long content, its length and the beginning of its hash.
-fn write_record(line: &mut String, record: &Record) {
-    let _ = write!(line, "{} {} ", record.at, record.process);
-    let _ = match &record.event {
-        Event::Called { call, life, what } => match what {
-            Call::Sync { revision, content } => {
-                write!(
-                    line,
-                    "call {call} in life {life}: Sync {revision}, {}",
-                    Bytes(content)
-                )
-            }
-            Call::Reduce {
-                tag,
-                data_type,
-                op,
-                input,
-                in_place,
-                deadline,
-            } => write!(
-                line,
-                "call {call} in life {life}: Reduce tag {tag}, {op} of {data_type}, {}, \
-                 in place {in_place}, deadline {deadline:?}",
-                Bytes(input)
-            ),
-            what => write!(line, "call {call} in life {life}: {what:?}"),
-        },
-        Event::Returned { call, result } => match result {
-            Returned::Sync { result, content } => {
-                write!(line, "return {call}: {result:?}, {}", Bytes(content))
-            }
-            Returned::Reduce {
-                result,
-                input,
-                output,
-            } => write!(
-                line,
-                "return {call}: {result:?}, input {}, output {}",
-                Bytes(input),
-                Bytes(output)
-            ),
-            result => write!(line, "return {call}: {result:?}"),
-        },
-        event => write!(line, "{event:?}"),
-    };
-}
-
-struct Bytes<'a>(&'a [u8]);
-
-impl fmt::Display for Bytes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hash = blake3::hash(self.0);
-        write!(f, "{} bytes {}", self.0.len(), &hash.to_hex()[..8])
     }
 }
 

@@ -49,9 +49,14 @@ const PARTS: &[(&str, Work)] = &[
              --test-threads=1 --nocapture",
         ))
     }),
+    ("simulation, stored seeds", || {
+        succeeds(&mut cargo(
+            "test --locked --release --no-default-features --features sim --test sim",
+        ))
+    }),
     ("simulation", || {
         succeeds(&mut cargo(
-            "run --locked --quiet --release -p stress -- sim --seeds 1000 --known 670",
+            "run --locked --quiet --release -p stress -- sim --seeds 1000 --known 437,640",
         ))
     }),
     (TESTS, || succeeds(&mut cargo("test --locked --workspace"))),

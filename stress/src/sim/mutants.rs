@@ -11,7 +11,7 @@ use super::pool::Outcome;
 /// How many seeds a row names.
 const FIRST: usize = 3;
 
-/// How many seeds of a rule are kept for the tests.
+/// How many seeds of a rule are kept for the tests, of the checker that sees it most.
 const KEPT: usize = 2;
 
 /// The rules that `--mutation` names.
@@ -32,8 +32,8 @@ pub(super) fn named(name: &str) -> Result<Broken, String> {
     })
 }
 
-/// What came of every broken rule, a row each as it is known, ready for the documentation; after
-/// them the two seeds that show each of them soonest, ready for `tests/sim/caught.rs`.
+/// What came of every broken rule: a row each as it is known, as in the documentation; in the end the
+/// seeds in which each checker sees each rule soonest, as in `tests/sim/caught.rs`.
 pub(super) struct Table {
     as_json: bool,
     /// By checker: what the tests keep.
@@ -95,19 +95,20 @@ impl Table {
                 first.join(", ")
             );
         }
-        match checkers.first() {
-            None => self.escaped.push(rule),
-            Some((checker, _)) => {
-                // Small worlds make quick tests.
-                let seen = caught.iter().filter(|p| p.kind() == Some(checker));
-                let mut seen: Vec<&Played> = seen.collect();
-                seen.sort_by_key(|played| records(played));
-                let seeds: Vec<String> = seen.iter().map(|p| p.plan.seed.to_string()).collect();
-                let seeds = seeds[..seeds.len().min(KEPT)].join(", ");
-                let line = format!("        (Mutation::{rule:?}, &[{seeds}]),");
-                let lines = self.shown.entry((*checker).to_owned()).or_default();
-                lines.push(line);
-            }
+        if caught.is_empty() {
+            self.escaped.push(rule);
+        }
+        for (place, (checker, _)) in checkers.iter().enumerate() {
+            let seen = caught.iter().filter(|p| p.kind() == Some(checker));
+            let mut seen: Vec<&Played> = seen.collect();
+            // Small worlds make quick tests.
+            seen.sort_by_key(|played| records(played));
+            let kept = if place == 0 { KEPT } else { 1 };
+            let seeds = seen.iter().take(kept).map(|p| p.plan.seed.to_string());
+            let seeds: Vec<String> = seeds.collect();
+            let line = format!("(Mutation::{rule:?}, &[{}]),", seeds.join(", "));
+            let lines = self.shown.entry((*checker).to_owned()).or_default();
+            lines.push(line);
         }
     }
 
@@ -115,7 +116,7 @@ impl Table {
     pub(super) fn end(self) -> bool {
         if !self.as_json {
             for (checker, lines) in &self.shown {
-                println!("\n    {checker}:\n{}", lines.join("\n"));
+                println!("\n{checker}:\n        {}", lines.join("\n        "));
             }
             if !self.escaped.is_empty() {
                 println!("\nnobody saw {:?}", self.escaped);
