@@ -27,6 +27,8 @@ mod history;
 mod log;
 mod master;
 mod net;
+// Of `pccl bench`, whose buffers and sizes these programs share.
+#[path = "../../src/bin/pccl/bench/pages.rs"]
 mod pages;
 mod peer;
 mod profile;
@@ -34,6 +36,7 @@ mod random;
 mod report;
 mod scene;
 mod sim;
+#[path = "../../src/bin/pccl/bench/size.rs"]
 mod size;
 mod stage;
 

@@ -19,6 +19,15 @@ pub(super) fn used() -> Option<Duration> {
     Some(total)
 }
 
+/// A total with what was used between two readings; `None` as soon as one of them is not known.
+pub(super) fn sum(
+    total: Option<f64>,
+    before: Option<Duration>,
+    after: Option<Duration>,
+) -> Option<f64> {
+    Some(total? + after?.saturating_sub(before?).as_secs_f64())
+}
+
 /// The first of the three numbers in a `schedstat` file.
 fn run_time_ns(schedstat: &str) -> Option<u64> {
     schedstat.split_whitespace().next()?.parse().ok()

@@ -14,6 +14,7 @@
 mod cpu;
 mod pages;
 mod peer;
+mod raw;
 mod record;
 mod sample;
 mod size;
@@ -80,6 +81,10 @@ struct Workload {
     /// Reduce in the caller's buffer instead of into a second one.
     #[arg(long)]
     in_place: bool,
+    /// Also measure bare sockets, K to a link, by turns with each iteration: as many bytes, the
+    /// same processes, and no library.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=256))]
+    raw: Option<u16>,
     /// Pages of the buffers.
     #[arg(long, value_enum, default_value_t = Pages::Huge)]
     pages: Pages,
@@ -134,6 +139,7 @@ impl Workload {
             format!("--timeout={}", self.timeout),
         ];
         flags.extend(self.lanes.map(|lanes| format!("--lanes={lanes}")));
+        flags.extend(self.raw.map(|streams| format!("--raw={streams}")));
         flags.extend(self.iters.map(|iters| format!("--iters={iters}")));
         flags.extend(self.in_place.then(|| "--in-place".to_owned()));
         flags
@@ -202,7 +208,7 @@ mod tests {
         for line in [
             "",
             "--bytes 8,1MiB --lanes 4 --concurrent 8 --dtype bf16 --op max --in-place \
-             --pages small --iters 7",
+             --pages small --iters 7 --raw 4",
         ] {
             let workload = read(line.split_whitespace().map(str::to_owned));
             assert_eq!(read(workload.to_flags()), workload);

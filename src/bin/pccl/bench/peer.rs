@@ -10,13 +10,18 @@ use pccl::{
 };
 
 use super::pages::Buffer;
+use super::raw::{RawMeasurement, RawRing};
 use super::record::{PeerMeasurement, Printer, Record};
 use super::sample::{self, Sample};
 use super::{Workload, cpu};
 
 /// Measured operations use the tags from 0 upwards, these stay out of their way.
 const BARRIER: Tag = Tag(1 << 32);
-const EXCHANGE: Tag = Tag((1 << 32) + 1);
+pub(super) const EXCHANGE: Tag = Tag((1 << 32) + 1);
+
+/// What bare sockets are measured under, the system's choice and what every system has; the better
+/// one counts.
+const RAW_CONGESTION: [Option<&str>; 2] = [None, Some("reno")];
 
 /// How often a peer looks whether others want to join.
 const JOIN_INTERVAL: Duration = Duration::from_millis(10);
@@ -93,8 +98,19 @@ fn measure_all(
     let communicator = Communicator::new(config).map_err(|error| error.to_string())?;
     communicator.connect().map_err(|error| error.to_string())?;
     gather(&communicator, peers).map_err(|error| error.to_string())?;
+    let mut rings = Vec::new();
+    if let Some(streams) = workload.raw {
+        for congestion in RAW_CONGESTION {
+            rings.push(RawRing::connect(
+                &communicator,
+                streams,
+                congestion,
+                workload.pages,
+            )?);
+        }
+    }
     for &bytes in &workload.bytes {
-        let measurement = measure_type(&communicator, workload, bytes)?;
+        let measurement = measure_type(&communicator, workload, bytes, &mut rings)?;
         report(&communicator, measurement)?;
     }
     communicator.leave().map_err(|error| error.to_string())
@@ -117,6 +133,7 @@ fn measure_type(
     communicator: &Communicator,
     workload: &Workload,
     bytes: u64,
+    rings: &mut [RawRing],
 ) -> Result<PeerMeasurement, String> {
     let measure = match workload.dtype {
         DataType::U8 => measure::<u8>,
@@ -132,7 +149,7 @@ fn measure_type(
         DataType::F32 => measure::<f32>,
         DataType::F64 => measure::<f64>,
     };
-    measure(communicator, workload, bytes)
+    measure(communicator, workload, bytes, rings)
 }
 
 /// The memory of one operation.
@@ -164,6 +181,7 @@ fn measure<T: Sample>(
     communicator: &Communicator,
     workload: &Workload,
     bytes: u64,
+    rings: &mut [RawRing],
 ) -> Result<PeerMeasurement, String> {
     let rank = communicator.rank().ok_or("this peer has no rank")?.0;
     let world = communicator.world_sizes().group;
@@ -199,8 +217,16 @@ fn measure<T: Sample>(
         let cpu_after = cpu::used();
         if iteration >= workload.warmup {
             seconds.push(elapsed.as_secs_f64());
-            cpu_seconds = sum_cpu(cpu_seconds, cpu_before, cpu_after);
+            cpu_seconds = cpu::sum(cpu_seconds, cpu_before, cpu_after);
             tx_bytes = sent;
+        }
+        let share = 2 * u64::from(world - 1) * bytes / u64::from(world);
+        for ring in &mut *rings {
+            barrier(communicator).map_err(failed)?;
+            ring.exchange(
+                share * u64::from(workload.concurrent),
+                iteration >= workload.warmup,
+            )?;
         }
     }
     let max_abs_error = (0..)
@@ -215,11 +241,8 @@ fn measure<T: Sample>(
         cpu_seconds,
         tx_bytes,
         max_abs_error,
+        raw: rings.iter_mut().map(RawRing::take).collect(),
     })
-}
-
-fn sum_cpu(total: Option<f64>, before: Option<Duration>, after: Option<Duration>) -> Option<f64> {
-    Some(total? + after?.saturating_sub(before?).as_secs_f64())
 }
 
 fn barrier(communicator: &Communicator) -> Result<(), CollectiveError> {
@@ -284,19 +307,36 @@ fn exchange(
     communicator: &Communicator,
     mine: PeerMeasurement,
 ) -> Result<PeerMeasurement, CollectiveError> {
+    let iters = mine.seconds.len();
     let mut largest = mine.seconds;
+    for raw in &mine.raw {
+        largest.extend(&raw.seconds);
+    }
     largest.extend([mine.tx_bytes as f64, mine.max_abs_error]);
     communicator.all_reduce_in_place(&mut largest, &ReduceOptions::max().tag(EXCHANGE))?;
     // Not a number where one peer does not know: it stays that through the sum.
-    let mut cpu_seconds = [mine.cpu_seconds.unwrap_or(f64::NAN)];
+    let known = |cpu_seconds: Option<f64>| cpu_seconds.unwrap_or(f64::NAN);
+    let mut cpu_seconds = vec![known(mine.cpu_seconds)];
+    cpu_seconds.extend(mine.raw.iter().map(|raw| known(raw.cpu_seconds)));
     communicator.all_reduce_in_place(&mut cpu_seconds, &ReduceOptions::sum().tag(EXCHANGE))?;
+    let mut cpu_seconds = cpu_seconds
+        .into_iter()
+        .map(|s| Some(s).filter(|s| !s.is_nan()));
     let max_abs_error = largest.pop().unwrap_or_default();
     let tx_bytes = largest.pop().unwrap_or_default() as u64;
+    let mut seconds = largest.chunks(iters.max(1)).map(<[f64]>::to_vec);
     Ok(PeerMeasurement {
         bytes: mine.bytes,
-        seconds: largest,
-        cpu_seconds: Some(cpu_seconds[0]).filter(|seconds| !seconds.is_nan()),
+        seconds: seconds.next().unwrap_or_default(),
+        cpu_seconds: cpu_seconds.next().flatten(),
         tx_bytes,
         max_abs_error,
+        raw: (mine.raw.into_iter().zip(seconds).zip(cpu_seconds))
+            .map(|((raw, seconds), cpu_seconds)| RawMeasurement {
+                seconds,
+                cpu_seconds,
+                ..raw
+            })
+            .collect(),
     })
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::raw::RawMeasurement;
 use super::{Workload, size};
 
 /// One size as one peer saw it; a line of JSON between the peer and who started it.
@@ -17,6 +18,9 @@ pub(super) struct PeerMeasurement {
     pub(super) tx_bytes: u64,
     /// Over all operations of the last iteration.
     pub(super) max_abs_error: f64,
+    /// Of bare sockets, by turns with the iterations.
+    #[serde(default)]
+    pub(super) raw: Vec<RawMeasurement>,
 }
 
 /// One size as all peers saw it.
@@ -45,6 +49,18 @@ pub(super) struct Record {
     /// Of all peers together, per operation; the barrier before each iteration is included.
     cpu_seconds_per_op: Option<f64>,
     max_abs_error: f64,
+    /// None: not measured.
+    raw: Option<Raw>,
+}
+
+/// Bare sockets under the congestion control that was faster.
+#[derive(Clone, Debug, Serialize)]
+struct Raw {
+    congestion: String,
+    seconds_median: f64,
+    cpu_seconds_per_op: Option<f64>,
+    /// Their median time as a part of the operation's: 1 is as fast as bare sockets.
+    reached: f64,
 }
 
 impl Record {
@@ -59,10 +75,8 @@ impl Record {
         if iters == 0 || peers.iter().any(|peer| peer.seconds.len() != iters) {
             return Err("the peers measured different numbers of iterations".to_owned());
         }
-        let mut seconds: Vec<f64> = (0..iters)
-            .map(|iteration| largest(peers.iter().map(|peer| peer.seconds[iteration])))
-            .collect();
-        seconds.sort_by(f64::total_cmp);
+        let of_peers: Vec<&[f64]> = peers.iter().map(|peer| &peer.seconds[..]).collect();
+        let seconds = slowest_sorted(&of_peers);
         let median = quantile(&seconds, 0.5);
         let cpu_seconds: Option<f64> = peers.iter().map(|peer| peer.cpu_seconds).sum();
         let operations = f64::from(workload.concurrent) * iters as f64;
@@ -86,6 +100,9 @@ impl Record {
             bus_bytes_per_s: 2.0 * f64::from(world - 1) / f64::from(world) * moved / median,
             cpu_seconds_per_op: cpu_seconds.map(|seconds| seconds / operations),
             max_abs_error: largest(peers.iter().map(|peer| peer.max_abs_error)),
+            raw: (0..first.raw.len())
+                .map(|index| Raw::merge(peers, index, median, operations))
+                .min_by(|one, other| one.seconds_median.total_cmp(&other.seconds_median)),
         })
     }
 
@@ -93,8 +110,9 @@ impl Record {
         let cpu = self
             .cpu_seconds_per_op
             .map_or_else(|| "?".to_owned(), |seconds| format!("{:.3}", seconds * 1e3));
+        let raw = self.raw.as_ref().map_or_else(String::new, Raw::columns);
         format!(
-            "{:>10} {:>5} {:>10.3} {:>10.3} {:>10.3} {:>10.3} {:>9.3} {:>12} {:>10} {:>10}",
+            "{:>10} {:>5} {:>10.3} {:>10.3} {:>10.3} {:>10.3} {:>9.3} {:>12} {:>10} {:>10}{raw}",
             size::format(self.bytes),
             self.iters,
             self.seconds_median * 1e3,
@@ -105,6 +123,36 @@ impl Record {
             self.tx_bytes,
             cpu,
             self.max_abs_error,
+        )
+    }
+}
+
+impl Raw {
+    fn merge(peers: &[PeerMeasurement], index: usize, median: f64, operations: f64) -> Raw {
+        let measured = || peers.iter().filter_map(|peer| peer.raw.get(index));
+        let of_peers: Vec<&[f64]> = measured().map(|raw| &raw.seconds[..]).collect();
+        let seconds_median = quantile(&slowest_sorted(&of_peers), 0.5);
+        let cpu_seconds: Option<f64> = measured().map(|raw| raw.cpu_seconds).sum();
+        Raw {
+            congestion: measured()
+                .map(|raw| raw.congestion.clone())
+                .next()
+                .unwrap_or_default(),
+            seconds_median,
+            cpu_seconds_per_op: cpu_seconds.map(|seconds| seconds / operations),
+            reached: seconds_median / median,
+        }
+    }
+
+    fn columns(&self) -> String {
+        let cpu = self
+            .cpu_seconds_per_op
+            .map_or_else(|| "?".to_owned(), |seconds| format!("{:.3}", seconds * 1e3));
+        format!(
+            " {:>10.3} {:>5} {cpu:>10} {:>7.1}%",
+            self.seconds_median * 1e3,
+            self.congestion,
+            self.reached * 100.0,
         )
     }
 }
@@ -144,8 +192,15 @@ impl Printer {
                     "out of place"
                 },
             );
+            let raw = match record.raw {
+                Some(_) => format!(
+                    " {:>10} {:>5} {:>10} {:>8}",
+                    "raw ms", "under", "cpu ms/op", "reached"
+                ),
+                None => String::new(),
+            };
             println!(
-                "{:>10} {:>5} {:>10} {:>10} {:>10} {:>10} {:>9} {:>12} {:>10} {:>10}",
+                "{:>10} {:>5} {:>10} {:>10} {:>10} {:>10} {:>9} {:>12} {:>10} {:>10}{raw}",
                 "bytes",
                 "iters",
                 "median ms",
@@ -161,6 +216,16 @@ impl Printer {
         println!("{}", record.row());
         Ok(())
     }
+}
+
+/// The slowest peer's time of each iteration, shortest first.
+fn slowest_sorted(of_peers: &[&[f64]]) -> Vec<f64> {
+    let iters = of_peers.iter().map(|peer| peer.len()).min().unwrap_or(0);
+    let mut seconds: Vec<f64> = (0..iters)
+        .map(|iteration| largest(of_peers.iter().map(|peer| peer[iteration])))
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds
 }
 
 /// The value below or at which the fraction `q` of the sorted values lies (nearest rank).
@@ -195,6 +260,7 @@ mod tests {
             cpu_seconds: Some(cpu_seconds),
             tx_bytes: 1500,
             max_abs_error: 0.0,
+            raw: Vec::new(),
         }
     }
 
@@ -231,6 +297,30 @@ mod tests {
         assert!(merge(&[], &[]).is_err());
         let peers = [measured(&[1.0], 1.0), measured(&[1.0, 2.0], 1.0)];
         assert!(merge(&[], &peers).is_err());
+    }
+
+    #[test]
+    fn the_faster_of_the_bare_sockets_is_the_measure() {
+        let raw = |congestion: &str, seconds: &[f64]| RawMeasurement {
+            congestion: congestion.to_owned(),
+            seconds: seconds.to_vec(),
+            cpu_seconds: Some(1.0),
+        };
+        let one = PeerMeasurement {
+            raw: vec![raw("slow", &[3.0]), raw("quick", &[1.0])],
+            ..measured(&[4.0], 1.0)
+        };
+        let other = PeerMeasurement {
+            raw: vec![raw("slow", &[1.0]), raw("quick", &[2.0])],
+            ..measured(&[2.0], 1.0)
+        };
+        let record = merge(&[], &[one, other]).expect("a record");
+        let raw = record.raw.expect("measured");
+        assert_eq!(
+            (raw.congestion.as_str(), raw.seconds_median),
+            ("quick", 2.0)
+        );
+        assert_eq!((raw.reached, raw.cpu_seconds_per_op), (0.5, Some(2.0)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ const UNITS: [(&str, u64); 7] = [
 ];
 
 /// Bytes of a size such as `1MiB`; a plain number is bytes.
-pub(super) fn parse(text: &str) -> Result<u64, String> {
+pub(crate) fn parse(text: &str) -> Result<u64, String> {
     let (digits, unit) = UNITS
         .iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
@@ -27,7 +27,7 @@ pub(super) fn parse(text: &str) -> Result<u64, String> {
 }
 
 /// `bytes` with the largest binary unit that divides it.
-pub(super) fn format(bytes: u64) -> String {
+pub(crate) fn format(bytes: u64) -> String {
     let unit = UNITS[..3]
         .iter()
         .rev()
