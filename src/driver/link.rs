@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::datapath::LaneEnd;
 use crate::protocol::peer::LinkLoss;
-use crate::wire::control::LinkSpec;
+use crate::wire::control::{LinkFault, LinkSpec};
 
 /// Pauses between attempts to dial a lane: the first and the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
@@ -94,7 +94,7 @@ pub(super) enum Change {
     /// The last lane is lost.
     Down(LinkLoss),
     /// No lane, or none that carries anything, for too long.
-    Failed(String),
+    Failed(LinkFault, String),
 }
 
 impl Link {
@@ -311,8 +311,10 @@ impl Link {
         }
         self.stalled = Some(stalls);
         let ms = since.as_millis();
-        is_too_long
-            .then(|| Change::Failed(format!("lanes open, but nothing was delivered for {ms} ms")))
+        is_too_long.then(|| {
+            let reason = format!("lanes open, but nothing was delivered for {ms} ms");
+            Change::Failed(LinkFault::NothingDelivered, reason)
+        })
     }
 
     /// This end was away itself for so long: that is nobody's silence. With `reads`, what came
@@ -342,10 +344,8 @@ impl Link {
         // Still wanted, so still tried; and reported again if that does not help.
         *since = Instant::now();
         let ms = self.timeout.as_millis();
-        Some(Change::Failed(format!(
-            "no lane within {ms} ms: {}",
-            self.last_error
-        )))
+        let reason = format!("no lane within {ms} ms: {}", self.last_error);
+        Some(Change::Failed(LinkFault::NoLane, reason))
     }
 }
 

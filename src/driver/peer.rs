@@ -390,7 +390,11 @@ impl Loop {
         self.tell(match change {
             Change::Up => Input::LinkUp { peer },
             Change::Down(loss) => Input::LinkDown { peer, loss },
-            Change::Failed(reason) => Input::LinkFailed { peer, reason },
+            Change::Failed(fault, reason) => Input::LinkFailed {
+                peer,
+                fault,
+                reason,
+            },
         });
     }
 

@@ -264,6 +264,7 @@ impl<'a, S: Script> World<'a, S> {
         let main = self.script.main(stage);
         let process = Process::start(id, machine, self.now, drift_ppm, main)?;
         self.processes.insert(id, process);
+        self.share_cuts(id);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use pccl::wire::control::{Frame, FrameHeader, Hello, Join, Message, ToMaster, Welcome};
+use pccl::wire::control::{Frame, FrameHeader, Hello, Join, LinkFault, Message, ToMaster, Welcome};
 use pccl::wire::greeting::{Greeting, Kind, encode};
 use pccl::wire::hello::TransferHello;
 use pccl::{Communicator, Epoch, GroupId, PeerId, ReduceOptions, SharedState, SyncStrategy};
@@ -294,6 +294,7 @@ fn strangers_that_never_stop_talking_are_heard_at_the_masters_own_pace() {
                 message: ToMaster::LinkFailed {
                     epoch: Epoch::default(),
                     peer: PeerId(0),
+                    fault: LinkFault::NoLane,
                     reason: "blah".repeat(1000),
                 },
             };

@@ -3,7 +3,7 @@
 use pccl::Timestamp;
 use pccl::protocol::peer::{Command, LinkLoss};
 use pccl::protocol::{master, peer};
-use pccl::wire::control::ToPeer;
+use pccl::wire::control::{LinkFault, ToPeer};
 
 use super::driving::{CONNECT, DEADLINE, OTHER, UPDATE, master_config, nothing_but};
 use super::moves::{Action, Fault};
@@ -194,7 +194,12 @@ impl State {
         self.world.change().complained.insert(pair, wired);
         if let Some(peer) = self.nodes[other].id {
             let reason = "no lane within 5000 ms".to_owned();
-            self.tell_peer(index, peer::Input::LinkFailed { peer, reason });
+            let failed = peer::Input::LinkFailed {
+                peer,
+                fault: LinkFault::NoLane,
+                reason,
+            };
+            self.tell_peer(index, failed);
         }
     }
 }

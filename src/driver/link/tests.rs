@@ -125,7 +125,7 @@ async fn lanes_that_open_and_carry_nothing_are_no_link() {
         failed += usize::from(
             changes
                 .iter()
-                .any(|change| matches!(change, Change::Failed(_))),
+                .any(|change| matches!(change, Change::Failed(LinkFault::NothingDelivered, _))),
         );
         assert!(round > 5 || failed == 0);
         link.on_open(0, true);
@@ -155,7 +155,10 @@ async fn a_link_without_a_lane_is_reported_again_and_again() {
     for _ in 0..3 {
         assert_eq!(link.tick(), None);
         advance(TIMEOUT).await;
-        assert!(matches!(link.tick(), Some(Change::Failed(_))));
+        assert!(matches!(
+            link.tick(),
+            Some(Change::Failed(LinkFault::NoLane, _))
+        ));
     }
 }
 

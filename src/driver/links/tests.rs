@@ -310,7 +310,7 @@ async fn a_link_that_cannot_be_mended_is_reported_by_both() {
     pair.net.cut_all();
     pair.pass(KEEP_ALIVE + Duration::from_secs(5)).await;
     for node in &pair.nodes {
-        let failed = |change: &Change| matches!(change, Change::Failed(reason) if reason.contains("no lane within 2000 ms"));
+        let failed = |change: &Change| matches!(change, Change::Failed(_, reason) if reason.contains("no lane within 2000 ms"));
         assert!(node.told.iter().any(failed), "{:?}", node.told);
     }
 }
@@ -331,7 +331,7 @@ async fn time_to_fail(away: &[Duration]) -> (Duration, usize) {
     let net = Net::default();
     let mut node = Node::new(&net, 1);
     let (start, mut looks) = (Instant::now(), 0);
-    while !node.told.iter().any(|c| matches!(c, Change::Failed(_))) {
+    while !node.told.iter().any(|c| matches!(c, Change::Failed(..))) {
         let due = node.links.next_timeout().unwrap();
         let away = away.get(looks).or(away.last()).copied();
         tokio::time::sleep_until(due + away.unwrap_or_default()).await;

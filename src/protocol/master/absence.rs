@@ -57,6 +57,9 @@ impl Master {
     /// the other end sees a link close that the new ring does not have.
     pub(super) fn on_link_state(&mut self, reporter: PeerId, other: PeerId, up: bool) {
         let pair = (reporter.min(other), reporter.max(other));
+        if up {
+            self.on_link_up(pair);
+        }
         if !self
             .active
             .rings

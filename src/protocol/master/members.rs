@@ -33,6 +33,8 @@ pub(super) struct Member {
     pub(super) watch: Watch,
     /// When it last said anything; unlike what `watch` counts from, never excused.
     pub(super) last_word: Timestamp,
+    /// When it was last heard of again after it had been away.
+    pub(super) back_since: Option<Timestamp>,
     /// Neighbours that saw all their lanes to it close.
     pub(super) unreachable_from: BTreeSet<PeerId>,
     pub(super) call: Option<Call>,
@@ -73,6 +75,20 @@ impl Member {
     /// How long it may take to resume: on a long path no less than the redial itself takes.
     fn grace(&self, config: &MasterConfig) -> Duration {
         config.resume_grace.max(self.watch.redial_time())
+    }
+
+    /// Whether nothing is heard of it, for no longer than silence allows. A heartbeat may be late,
+    /// not two.
+    pub(super) fn is_absent(&self, config: &MasterConfig, now: Timestamp) -> bool {
+        now.since(self.last_word) > 2 * config.heartbeat_interval
+    }
+
+    /// It says something.
+    pub(super) fn speaks(&mut self, config: &MasterConfig, now: Timestamp) {
+        if self.is_absent(config, now) {
+            self.back_since = Some(now);
+        }
+        self.last_word = now;
     }
 
     /// Registered, and as far as is known alive, which a hello alone does not show: may be let in.
@@ -160,6 +176,7 @@ impl Master {
                 session: Session::new(),
                 connection: Some(connection),
                 last_word: self.now,
+                back_since: None,
                 watch: Watch::new(
                     Watcher::Master,
                     self.config.timings(),

@@ -303,7 +303,7 @@ impl Master {
         if !(is_heartbeat && mutated(Mutation::IgnoreHeartbeats)) {
             member.watch.hear(now);
         }
-        member.last_word = now;
+        member.speaks(&self.config, now);
         match member.session.hear(&frame) {
             Arrival::New => {}
             Arrival::Duplicate => return,
@@ -319,9 +319,10 @@ impl Master {
             ToMaster::LinkFailed {
                 epoch,
                 peer: other,
+                fault,
                 reason,
             } => {
-                self.on_link_failed(peer, epoch, other, reason);
+                self.on_link_failed(peer, epoch, other, fault, reason);
             }
             ToMaster::LinkState { peer: other, up } => self.on_link_state(peer, other, up),
             ToMaster::Call(call) => self.on_call(peer, call),

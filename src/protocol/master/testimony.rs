@@ -2,9 +2,16 @@
 //! newcomer that is not let in. Never an eviction of an accepted peer by itself.
 //!
 //! Where no ring is left somebody has to go, and a stopped process must not cost its neighbour the
-//! place: what is said of a peer that the master does not hear either counts for nothing, and nobody
-//! accepted goes before both ends of every such link have been heard of since. Silence has a rule
-//! of its own.
+//! place: what is said of a peer that the master does not hear either counts for nothing, nobody
+//! accepted goes before both ends of every such link have been heard of since, and who was away has
+//! its time to make the link. Silence has a rule of its own.
+//!
+//! ```text
+//!   sound ──complaint──► broken ──a minute without another──► sound
+//!     ▲                    │
+//!     │                    ├─ had no lane, and either end says that one is up
+//!     '────────────────────┴─ no ring without it, and nobody tries it: once in a minute
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,6 +21,7 @@ use tracing::{debug, warn};
 use super::epochs::neighbours;
 use super::{Master, MasterConfig};
 use crate::types::{Epoch, PeerId, Timestamp};
+use crate::wire::control::LinkFault;
 
 /// How long a link that could not be made is kept out of rings: outages heal.
 const BROKEN_FOR: Duration = Duration::from_secs(60);
@@ -27,6 +35,8 @@ pub(super) struct Testimony {
     /// waits for a second one that says whose fault it is.
     second_within: Duration,
     broken: BTreeMap<Pair, Broken>,
+    /// Taken for sound again without anybody saying so, and when.
+    tried_again: BTreeMap<Pair, Timestamp>,
     /// Between two newcomers: it may be the fault of either.
     suspected: BTreeMap<Pair, Timestamp>,
     /// With whom each peer has a link that failed, whichever of the two said so.
@@ -38,6 +48,8 @@ pub(super) struct Testimony {
 struct Broken {
     first: Timestamp,
     last: Timestamp,
+    /// Lanes opened all the while: that one opens does not end it.
+    opens: bool,
 }
 
 impl Testimony {
@@ -49,6 +61,7 @@ impl Testimony {
         Self {
             second_within,
             broken: BTreeMap::new(),
+            tried_again: BTreeMap::new(),
             suspected: BTreeMap::new(),
             complaints: BTreeMap::new(),
         }
@@ -75,6 +88,7 @@ impl Testimony {
     pub(super) fn forget_peer(&mut self, peer: PeerId) {
         let is_other = |pair: &Pair| pair.0 != peer && pair.1 != peer;
         self.broken.retain(|pair, _| is_other(pair));
+        self.tried_again.retain(|pair, _| is_other(pair));
         self.suspected.retain(|pair, _| is_other(pair));
         self.complaints.remove(&peer);
         for partners in self.complaints.values_mut() {
@@ -96,12 +110,32 @@ impl Testimony {
         self.complaints.entry(pair.1).or_default().insert(pair.0);
     }
 
-    fn believe(&mut self, pair: Pair, now: Timestamp) {
-        let said = Broken {
+    fn believe(&mut self, pair: Pair, fault: LinkFault, now: Timestamp) {
+        let said = self.broken.entry(pair).or_insert(Broken {
             first: now,
             last: now,
-        };
-        self.broken.entry(pair).or_insert(said).last = now;
+            opens: false,
+        });
+        said.last = now;
+        said.opens |= fault == LinkFault::NothingDelivered;
+    }
+
+    /// A lane of this link is open.
+    fn withdraw(&mut self, pair: Pair) {
+        if self.broken.get(&pair).is_some_and(|said| !said.opens) {
+            self.broken.remove(&pair);
+            self.forget_complaints();
+        }
+    }
+
+    fn forget_complaints(&mut self) {
+        let (broken, suspected) = (&self.broken, &self.suspected);
+        for (peer, partners) in &mut self.complaints {
+            partners.retain(|other| {
+                let pair = (*peer.min(other), *peer.max(other));
+                broken.contains_key(&pair) || suspected.contains_key(&pair)
+            });
+        }
     }
 
     /// Believes suspicions that nothing has cleared up, and forgets what is old.
@@ -111,20 +145,15 @@ impl Testimony {
         let due = self.suspected.iter().filter(|(_, since)| is_due(since));
         let due: Vec<(Pair, Timestamp)> = due.map(|(pair, since)| (*pair, *since)).collect();
         for (pair, since) in due {
-            self.believe(pair, since);
+            self.believe(pair, LinkFault::NoLane, since);
         }
         self.suspected.retain(|_, since| !is_due(since));
         let known = self.broken.len();
         self.broken.retain(|_, said| now < said.last + BROKEN_FOR);
         if self.broken.len() < known {
-            let (broken, suspected) = (&self.broken, &self.suspected);
-            for (peer, partners) in &mut self.complaints {
-                partners.retain(|other| {
-                    let pair = (*peer.min(other), *peer.max(other));
-                    broken.contains_key(&pair) || suspected.contains_key(&pair)
-                });
-            }
+            self.forget_complaints();
         }
+        self.tried_again.retain(|_, at| now < *at + BROKEN_FOR);
     }
 }
 
@@ -134,6 +163,7 @@ impl Master {
         reporter: PeerId,
         epoch: Epoch,
         other: PeerId,
+        fault: LinkFault,
         reason: String,
     ) {
         // A report from a proposal that was replaced meanwhile is as true as before.
@@ -143,9 +173,7 @@ impl Master {
         let Some(member) = self.members.get(&other) else {
             return;
         };
-        // A heartbeat may be late, not two.
-        let silence = self.now.since(member.last_word);
-        if member.closed.is_some() || silence > 2 * self.config.heartbeat_interval {
+        if member.closed.is_some() || member.is_absent(&self.config, self.now) {
             debug!(from = %self.name(reporter), to = %self.name(other), %reason, "link failed, to a peer that is silent here too");
             return;
         }
@@ -174,13 +202,23 @@ impl Master {
         if newcomers.len() == 2 {
             self.testimony.suspected.entry(pair).or_insert(self.now);
         } else {
-            self.testimony.believe(pair, self.now);
+            self.testimony.believe(pair, fault, self.now);
+        }
+    }
+
+    /// A lane between two is open, as one of them says. What is said of newcomers stays: one that
+    /// takes back what it has said would hold everybody up for ever.
+    pub(super) fn on_link_up(&mut self, pair: Pair) {
+        let is_accepted = |peer: &PeerId| self.members.get(peer).is_some_and(|m| m.accepted);
+        if is_accepted(&pair.0) && is_accepted(&pair.1) {
+            self.testimony.withdraw(pair);
         }
     }
 
     /// Whether it cannot be told yet that this peer has to go because of `broken` links. Of an accepted
-    /// peer: until both ends of each have been heard of since it broke, and a second complaint has
-    /// had its time. Of a newcomer: until the other ends of its own have been heard of.
+    /// peer: until both ends of each have been heard of since it broke, and have had their time to make
+    /// it if they were away, and until a second complaint has had its time. Of a newcomer: until the
+    /// other ends of its own have been heard of.
     pub(super) fn is_undecided(&self, peer: PeerId, broken: &BTreeSet<Pair>) -> bool {
         let is_heard_since = |peer: PeerId, since: Timestamp| {
             self.members
@@ -199,11 +237,56 @@ impl Master {
                 self.now < first + self.testimony.second_within
                     || !is_heard_since(pair.0, first)
                     || !is_heard_since(pair.1, first)
+                    || self.now < self.to_be_made_by(*pair, first)
             } else {
                 (pair.0 == peer && !is_heard_since(pair.1, first))
                     || (pair.1 == peer && !is_heard_since(pair.0, first))
             }
         })
+    }
+
+    /// When a link that broke then would be there, if it could be made, although one of its ends
+    /// was away. An end that is still away after the limit of silence is away for another reason.
+    fn to_be_made_by(&self, pair: Pair, first: Timestamp) -> Timestamp {
+        let latest = first + self.config.silence_ceiling + self.config.resume_grace;
+        let ends = [pair.0, pair.1].into_iter();
+        let members = ends.filter_map(|end| self.members.get(&end));
+        match members.filter_map(|member| member.back_since).max() {
+            // What was dialled before it was back may have to be given up first.
+            Some(back) => back.min(latest) + 2 * self.link_timeout(pair),
+            None => first,
+        }
+    }
+
+    /// After how long the ends of a link report, again and again, that it has no lane.
+    fn link_timeout(&self, pair: Pair) -> Duration {
+        match (self.members.get(&pair.0), self.members.get(&pair.1)) {
+            (Some(one), Some(other)) => {
+                let across = self.round_trip(one, other) * 7 / 2;
+                self.config.link_timeout.max(across)
+            }
+            _ => self.config.link_timeout,
+        }
+    }
+
+    /// Before an accepted peer goes because there is no ring without these links: takes those for
+    /// sound of which nothing is said any more, as they were in no ring. Whether there are such.
+    /// They are in the next ring, where a complaint counts for its minute.
+    pub(super) fn try_links_again(&mut self, broken: &BTreeSet<Pair>) -> bool {
+        let is_untried = |pair: &Pair| {
+            let said = self.testimony.broken.get(pair);
+            let again = 2 * self.link_timeout(*pair) + self.config.heartbeat_interval;
+            said.is_some_and(|said| said.last + again < self.now)
+                && !self.testimony.tried_again.contains_key(pair)
+        };
+        let untried: Vec<Pair> = broken.iter().filter(|p| is_untried(p)).copied().collect();
+        for pair in &untried {
+            debug!(one = %self.name(pair.0), other = %self.name(pair.1), "tried again: there is no ring without this link");
+            self.testimony.broken.remove(pair);
+            self.testimony.tried_again.insert(*pair, self.now);
+        }
+        self.testimony.forget_complaints();
+        !untried.is_empty()
     }
 
     /// Ends the wait for newcomers' links: a newcomer that has not reported is refused; if all
@@ -238,7 +321,7 @@ impl Master {
             }
         }
         for pair in dark {
-            self.testimony.believe(pair, self.now);
+            self.testimony.believe(pair, LinkFault::NoLane, self.now);
         }
     }
 }

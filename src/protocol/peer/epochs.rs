@@ -5,7 +5,7 @@ use tracing::{debug, info, warn};
 use super::{ActiveEpoch, LinkLoss, Membership, Output, Peer, Phase, Proposed, Reply};
 use crate::mutation::{Mutation, mutated};
 use crate::types::{Epoch, PeerId, PeerName, Rank};
-use crate::wire::control::{LinkSpec, Proposal, ToMaster};
+use crate::wire::control::{LinkFault, LinkSpec, Proposal, ToMaster};
 
 impl Peer {
     pub(super) fn on_proposed(&mut self, proposal: Proposal) {
@@ -66,7 +66,7 @@ impl Peer {
         }
     }
 
-    pub(super) fn on_link_failed(&mut self, peer: PeerId, reason: String) {
+    pub(super) fn on_link_failed(&mut self, peer: PeerId, fault: LinkFault, reason: String) {
         let needs = |links: &[LinkSpec]| links.iter().any(|link| link.peer.id == peer);
         let proposed = self.proposed.as_ref().map(|p| &p.proposal);
         let epoch = match (proposed, &self.active) {
@@ -77,6 +77,7 @@ impl Peer {
         self.say(ToMaster::LinkFailed {
             epoch,
             peer,
+            fault,
             reason,
         });
     }

@@ -36,7 +36,8 @@ use crate::types::{
     Descriptor, Epoch, OperationId, PeerId, PeerName, Rank, Revision, Tag, Timestamp, WorldSizes,
 };
 use crate::wire::control::{
-    AbortCause, Frame, Hello, Join, LinkSpec, Proposal, SyncPlan, ToMaster, ToPeer, Welcome,
+    AbortCause, Frame, Hello, Join, LinkFault, LinkSpec, Proposal, SyncPlan, ToMaster, ToPeer,
+    Welcome,
 };
 
 use calls::RunningCall;
@@ -156,6 +157,8 @@ pub enum Input {
     LinkFailed {
         /// The other end.
         peer: PeerId,
+        /// In which way.
+        fault: LinkFault,
         /// What stood in the way.
         reason: String,
     },
@@ -390,7 +393,11 @@ impl Peer {
             Input::Message(frame) => self.on_frame(frame),
             Input::LinkUp { peer } => self.on_link_up(peer),
             Input::LinkDown { peer, loss } => self.on_link_down(peer, loss),
-            Input::LinkFailed { peer, reason } => self.on_link_failed(peer, reason),
+            Input::LinkFailed {
+                peer,
+                fault,
+                reason,
+            } => self.on_link_failed(peer, fault, reason),
             Input::OperationFinished { op } => self.on_operation_finished(op),
             Input::OperationFailed { op, reason } => {
                 self.say(ToMaster::OperationFailed { op, reason });

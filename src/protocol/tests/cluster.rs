@@ -15,7 +15,9 @@ use crate::topology;
 use crate::types::{
     DataType, Descriptor, GroupId, OperationId, PeerId, ReduceOp, Revision, RunId, Tag, Timestamp,
 };
-use crate::wire::control::{Frame, Hello, Join, Message, SyncPlan, ToMaster, ToPeer, Welcome};
+use crate::wire::control::{
+    Frame, Hello, Join, LinkFault, Message, SyncPlan, ToMaster, ToPeer, Welcome,
+};
 
 pub(super) const GRACE: Duration = Duration::from_secs(30);
 
@@ -249,8 +251,17 @@ impl Cluster {
 
     /// A link is reported as one that cannot be mended.
     pub(super) fn fail_link(&mut self, node: usize, peer: PeerId) {
+        self.fail_link_so(node, peer, LinkFault::NoLane);
+    }
+
+    pub(super) fn fail_link_so(&mut self, node: usize, peer: PeerId, fault: LinkFault) {
         let reason = "no lane within 5000 ms".to_owned();
-        self.tell_peer(node, peer::Input::LinkFailed { peer, reason });
+        let failed = peer::Input::LinkFailed {
+            peer,
+            fault,
+            reason,
+        };
+        self.tell_peer(node, failed);
     }
 
     /// A node says that all its lanes to a peer have closed.

@@ -4,7 +4,7 @@ use super::cluster::{Cluster, reduce};
 use crate::protocol::master::ConnectionId;
 use crate::protocol::peer::Reply;
 use crate::types::{DataType, Descriptor, Epoch, OperationId, PeerId, ReduceOp, Tag};
-use crate::wire::control::{Frame, ToMaster};
+use crate::wire::control::{Frame, LinkFault, ToMaster};
 
 const HUGE: Descriptor = Descriptor {
     count: u64::MAX,
@@ -125,11 +125,13 @@ fn no_number_is_too_large_to_be_said() {
                 ToMaster::LinkFailed {
                     epoch,
                     peer: honest,
+                    fault: LinkFault::NoLane,
                     reason: reason(),
                 },
                 ToMaster::LinkFailed {
                     epoch,
                     peer: PeerId(u64::MAX),
+                    fault: LinkFault::NoLane,
                     reason: reason(),
                 },
                 ToMaster::OperationBegun {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::cluster::{Cluster, reduce};
 use crate::protocol::peer::{Command, Reply};
 use crate::types::{GroupId, PeerId};
+use crate::wire::control::LinkFault;
 
 fn ids(cluster: &Cluster) -> Vec<PeerId> {
     cluster.nodes.iter().map(|node| node.id.unwrap()).collect()
@@ -158,4 +159,115 @@ fn lanes_that_one_end_gave_up_are_no_witness_of_a_death() {
     cluster.run();
     assert_eq!(cluster.nodes[1].peer.gone(), None);
     assert_eq!(world(&cluster, 0), 3);
+}
+
+fn keeps_all(cluster: &mut Cluster, size: u32, case: &str) {
+    let living: Vec<usize> = (0..cluster.nodes.len())
+        .filter(|node| cluster.nodes[*node].alive)
+        .collect();
+    let replies = cluster.all(living.iter().map(|node| (*node, reduce(1))).collect());
+    for (node, reply) in living.iter().zip(&replies) {
+        assert_eq!(world(cluster, *node), size, "{case}");
+        assert!(
+            matches!(reply, Some(Reply::AllReduce(Ok(_)))),
+            "{case}: {reply:?}"
+        );
+    }
+}
+
+#[test]
+fn a_link_that_is_up_again_costs_nobody_the_place_unless_it_delivered_nothing() {
+    for (fault, stay) in [(LinkFault::NoLane, 3), (LinkFault::NothingDelivered, 2)] {
+        let mut cluster = Cluster::of(3);
+        let ids = ids(&cluster);
+        cluster.cut.insert((ids[1], ids[2]));
+        cluster.run();
+        cluster.fail_link_so(1, ids[2], fault);
+        cluster.run();
+        pass_ms(&mut cluster, 300);
+        cluster.cut.clear();
+        cluster.run();
+        pass_ms(&mut cluster, 5000);
+        assert_eq!(world(&cluster, 0), stay, "{fault:?}");
+        if stay == 3 {
+            keeps_all(&mut cluster, 3, "it is up");
+        }
+    }
+}
+
+/// Node 2 stands still while node 1 misses the link between them; it is back.
+fn back_without_a_link() -> (Cluster, Vec<PeerId>) {
+    let mut cluster = Cluster::of(3);
+    let ids = ids(&cluster);
+    cluster.nodes[2].frozen = true;
+    cluster.cut.insert((ids[1], ids[2]));
+    pass_ms(&mut cluster, 400);
+    cluster.fail_link(1, ids[2]);
+    cluster.run();
+    pass_ms(&mut cluster, 1300);
+    cluster.nodes[2].frozen = false;
+    cluster.run();
+    (cluster, ids)
+}
+
+#[test]
+fn who_was_away_has_its_time_to_make_the_link_before_anybody_goes() {
+    for after_ms in [0, 500, 1000, 1800] {
+        let (mut cluster, _) = back_without_a_link();
+        pass_ms(&mut cluster, after_ms);
+        cluster.cut.clear();
+        cluster.run();
+        pass_ms(&mut cluster, 5000);
+        keeps_all(&mut cluster, 3, &format!("{after_ms} ms after"));
+    }
+}
+
+#[test]
+fn where_the_link_cannot_be_made_after_all_one_goes() {
+    let (mut cluster, ids) = back_without_a_link();
+    for _ in 0..4 {
+        pass_ms(&mut cluster, 1500);
+        if cluster.nodes[2].peer.gone().is_none() {
+            cluster.fail_link(1, ids[2]);
+            cluster.run();
+        }
+    }
+    assert_eq!((world(&cluster, 0), world(&cluster, 1)), (2, 2));
+    assert!(reason(&cluster, 2).contains("no link can be made with"));
+}
+
+#[test]
+fn a_link_that_nobody_tries_any_more_is_tried_again_before_anybody_goes() {
+    for is_mended in [true, false] {
+        let mut cluster = Cluster::of(4);
+        let ids = ids(&cluster);
+        let ring: Vec<PeerId> = cluster.master.rings()[&GroupId(0)].clone();
+        let at = |place: usize| ids.iter().position(|id| *id == ring[place]).unwrap();
+        let (one, other, third, fourth) = (at(0), at(1), at(2), at(3));
+        cluster
+            .cut
+            .insert((ring[0].min(ring[1]), ring[0].max(ring[1])));
+        cluster.run();
+        cluster.fail_link(one, ring[1]);
+        cluster.run();
+        assert_eq!(world(&cluster, one), 4, "there is a ring without it");
+        pass_ms(&mut cluster, 10_000);
+        if is_mended {
+            cluster.cut.clear();
+        }
+        cluster.kill(third);
+        cluster.run();
+        for _ in 0..6 {
+            pass_ms(&mut cluster, 1500);
+            if !is_mended && cluster.nodes[other].peer.gone().is_none() {
+                cluster.fail_link(one, ring[1]);
+                cluster.run();
+            }
+        }
+        let left = if is_mended { 3 } else { 2 };
+        assert_eq!(world(&cluster, fourth), left, "mended: {is_mended}");
+        if is_mended {
+            keeps_all(&mut cluster, 3, "it is mended");
+        }
+    }
 }

@@ -135,6 +135,26 @@ impl<S: Script> World<'_, S> {
         self.later(length, Undo::Mend(cuts, who));
     }
 
+    /// Who starts on a machine that is cut off is cut off from the start.
+    pub(super) fn share_cuts(&mut self, process: ProcessId) {
+        let machine = self.machine(process);
+        let processes = &self.processes;
+        let is_there = |who: &ProcessId| processes.get(who).is_some_and(|p| p.machine == machine);
+        let mut shared = 0;
+        for undo in self.undo.values_mut() {
+            if let Undo::Mend(_, who) = undo
+                && who.iter().any(is_there)
+            {
+                who.push(process);
+                shared += 1;
+            }
+        }
+        if shared > 0 {
+            self.cut_off.insert(process, shared);
+            self.note(process, Event::CutOff);
+        }
+    }
+
     fn later(&mut self, length: Duration, undo: Undo) {
         let number = self.undo.len() as u64 + u64::from(self.struck) * 1000;
         self.undo.insert((self.now + length, number), undo);

@@ -6,8 +6,8 @@ use prost::Message as _;
 
 use super::proto as p;
 use super::{
-    AbortCause, CallResult, Frame, Heartbeat, Hello, Join, JointCall, LinkSpec, Message, Outcome,
-    Proposal, SyncPlan, Timings, ToMaster, ToPeer, Welcome,
+    AbortCause, CallResult, Frame, Heartbeat, Hello, Join, JointCall, LinkFault, LinkSpec, Message,
+    Outcome, Proposal, SyncPlan, Timings, ToMaster, ToPeer, Welcome,
 };
 use crate::shared_state::{Digest, Entry, MAX_TENSORS, Presentation, SyncStrategy};
 use crate::types::{
@@ -169,11 +169,13 @@ impl Message for Frame<ToMaster> {
             ToMaster::LinkFailed {
                 epoch,
                 peer,
+                fault,
                 reason,
             } => P::LinkFailed(p::LinkFailed {
                 epoch: (*epoch).into(),
                 peer: peer.0,
                 reason: reason.clone(),
+                opens: *fault == LinkFault::NothingDelivered,
             }),
             ToMaster::LinkState { peer, up } => P::LinkState(p::LinkState {
                 peer: peer.0,
@@ -231,6 +233,10 @@ impl Message for Frame<ToMaster> {
             P::LinkFailed(m) => ToMaster::LinkFailed {
                 epoch: m.epoch.into(),
                 peer: PeerId(m.peer),
+                fault: match m.opens {
+                    true => LinkFault::NothingDelivered,
+                    false => LinkFault::NoLane,
+                },
                 reason: readable(&m.reason),
             },
             P::LinkState(m) => ToMaster::LinkState {
@@ -743,6 +749,7 @@ mod tests {
             ToMaster::LinkFailed {
                 epoch,
                 peer,
+                fault: LinkFault::NoLane,
                 reason: long.clone(),
             },
             ToMaster::SyncFailed {

@@ -163,6 +163,8 @@ pub enum ToMaster {
         epoch: Epoch,
         /// The other end.
         peer: PeerId,
+        /// In which way.
+        fault: LinkFault,
         /// What stood in the way.
         reason: String,
     },
@@ -264,6 +266,15 @@ pub struct Proposal {
     pub links: Vec<LinkSpec>,
     /// How operations of the epoch before it end. What is not listed is started again.
     pub outcomes: Vec<(OperationId, Outcome)>,
+}
+
+/// In which way a link fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinkFault {
+    /// No lane could be made: it is over when one is.
+    NoLane,
+    /// Lanes open, and deliver nothing: that one opens proves nothing.
+    NothingDelivered,
 }
 
 /// One link as one of its two ends needs to know it.

@@ -234,6 +234,8 @@ pub(super) struct LinkFailed {
     pub(super) peer: u64,
     #[prost(string, tag = "3")]
     pub(super) reason: String,
+    #[prost(bool, tag = "4")]
+    pub(super) opens: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

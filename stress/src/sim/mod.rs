@@ -34,9 +34,6 @@ pub(crate) struct Arguments {
     /// Go on to the next rule once so many seeds have caught this one.
     #[arg(long, requires = "mutation", value_name = "SEEDS", default_value_t = usize::MAX)]
     enough: usize,
-    /// Seeds whose fault is known and waits to be mended: they are named, and fail nothing.
-    #[arg(long, value_delimiter = ',')]
-    known: Vec<u64>,
     /// Make a failing world as small as it gets before it is shown.
     #[arg(long)]
     shrink: bool,
@@ -113,24 +110,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
         let mut table = mutants::Table::new(arguments.json);
         for rule in rules {
             let (seeds, enough) = (seeds.clone(), arguments.enough);
-            let mut outcome = pool::play_all(seeds, jobs, Some(*rule), enough, draw)?;
-            // These fail in any case.
-            let is_known = |played: &Played| arguments.known.contains(&played.plan.seed);
-            outcome.failed.retain(|played| !is_known(played));
+            let outcome = pool::play_all(seeds, jobs, Some(*rule), enough, draw)?;
             table.row(*rule, outcome, enough);
         }
         return Ok(table.end());
     }
     let outcome = pool::play_all(seeds, jobs, None, usize::MAX, draw)?;
-    let (known, failed): (Vec<Played>, Vec<Played>) = outcome
+    let failed: Vec<Played> = outcome
         .failed
-        .into_iter()
-        .partition(|played| arguments.known.contains(&played.plan.seed));
-    for played in &known {
-        let kind = played.kind().unwrap_or_default();
-        eprintln!("seed {} fails, as is known: {kind}", played.plan.seed);
-    }
-    let failed: Vec<Played> = failed
         .into_iter()
         .map(|played| {
             let again = pool::play_one(played.plan, None, true);

@@ -27,6 +27,20 @@ pub(super) struct Basis {
     pub(super) broken: BTreeSet<(PeerId, PeerId)>,
 }
 
+impl Basis {
+    /// Whether what is so `now` leaves a change as it is. A ring without a link is as good as before
+    /// when the link is sound again; that there is none without it is not.
+    fn is_that_of(&self, now: &Self, stage: &Stage) -> bool {
+        let same_peers = self.members == now.members && self.newcomers == now.newcomers;
+        match stage {
+            Stage::Undecided { .. } => self == now,
+            Stage::Solving { .. } | Stage::Proposed { .. } => {
+                same_peers && now.broken.is_subset(&self.broken)
+            }
+        }
+    }
+}
+
 #[derive(Clone, Debug, Hash)]
 pub(super) enum Stage {
     Solving {
@@ -123,7 +137,7 @@ impl Master {
                     return;
                 }
             }
-            Some(change) if change.basis == basis => return,
+            Some(change) if change.basis.is_that_of(&basis, &change.stage) => return,
             Some(_) if mutated(Mutation::NeverReplaceProposal) => return,
             Some(_) => {}
             None if self.active_still_fits(&basis) => return,
@@ -239,15 +253,19 @@ impl Master {
             self.propose(rings);
             return;
         }
-        if let Some(change) = &self.change
-            && dropped
-                .iter()
-                .any(|peer| self.is_undecided(*peer, &change.basis.broken))
-        {
-            self.change = Some(Change {
-                basis: change.basis.clone(),
-                stage: Stage::Undecided { suspects: dropped },
-            });
+        let broken = self.testimony.broken();
+        let is_accepted = |peer: &PeerId| self.members.get(peer).is_some_and(|m| m.accepted);
+        let is_undecided = dropped.iter().any(|peer| self.is_undecided(*peer, &broken));
+        let costs_a_place = dropped.iter().any(is_accepted);
+        // `advance` solves anew where links are sound again by now.
+        let has_better = self
+            .change
+            .as_ref()
+            .is_some_and(|change| change.basis.broken != broken);
+        if is_undecided || has_better || (costs_a_place && self.try_links_again(&broken)) {
+            if let Some(change) = &mut self.change {
+                change.stage = Stage::Undecided { suspects: dropped };
+            }
             return;
         }
         for peer in dropped {

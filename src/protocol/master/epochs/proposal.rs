@@ -129,7 +129,7 @@ impl Master {
     /// Between two peers: the way over the master's machine is one that exists. Not more than lets
     /// them tell of a broken link well before `wiring_timeout`: what a machine that was busy, or one
     /// that is slow on purpose, made it look like would hold for as long as the epoch does.
-    fn round_trip(&self, one: &Member, other: &Member) -> Duration {
+    pub(in crate::protocol::master) fn round_trip(&self, one: &Member, other: &Member) -> Duration {
         let sum = one.watch.round_trip() + other.watch.round_trip();
         sum.min(self.config.wiring_timeout / ROUND_TRIPS_OF_WIRING)
     }
