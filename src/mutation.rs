@@ -42,9 +42,11 @@ mutations! {
 
     /// A peer is in an epoch as soon as it is proposed.
     OpenAtProposal,
+    /// A peer ends an operation whose deadline has passed without waiting for the master.
+    EndAtDeadline,
     /// A peer puts itself first in the ring.
     RingOfItsOwn,
-    /// A segment that was applied is applied again when it comes again.
+    /// A segment that was applied is taken again when it comes again, and combined once more.
     TakeRepeats,
     /// A segment whose lane broke in the middle of it counts as received.
     TakeTornSegments,

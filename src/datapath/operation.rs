@@ -192,6 +192,11 @@ impl Operation {
         } else {
             reduce(op, data_type, output, input);
         }
+        // What arrives takes the place of what is there, so that taking it again does no harm by
+        // itself.
+        if mutated(Mutation::TakeRepeats) && self.progress.lock().run.was_applied(taken) {
+            reduce(op, data_type, output, input);
+        }
         true
     }
 

@@ -212,6 +212,13 @@ impl Run {
         }
     }
 
+    /// Whether a segment was applied before: never, of one that may be taken.
+    pub fn was_applied(&self, taken: &Taken) -> bool {
+        let segments = self.receives.get(taken.receive).map(|r| &r.segments);
+        let progress = segments.and_then(|segments| segments.get(taken.segment as usize));
+        progress == Some(&Progress::Applied)
+    }
+
     /// Notes a claimed segment as received and applied, and says what is due because of it.
     pub fn arrived(&mut self, taken: &Taken) -> Option<Due> {
         let progress = self.progress(taken);

@@ -177,6 +177,8 @@ pub enum Event {
 
     /// At the master: an epoch is active.
     MasterEpoch(Epoch),
+    /// At the master: who is to be in the next epoch.
+    NextMembers(Vec<PeerId>),
     /// At the master: a peer is thrown out.
     Evicted {
         /// Who.

@@ -16,14 +16,18 @@ use super::network::{Path, Strike};
 pub enum Mode {
     /// The loop that the documentation recommends, and calls in any legal order.
     Honest,
+    /// The same on a network that loses connections between peers in the middle of everything, with
+    /// buffers that are under way for long.
+    Lossy,
     /// Some processes break rules, and strangers speak to the ports.
     Misbehaving,
 }
 
 impl Mode {
-    /// What a seed plays where nobody says: three of four are honest.
+    /// What a seed plays where nobody says: two of four are honest.
     pub fn of(seed: u64) -> Self {
         match seed % 4 {
+            0 => Self::Lossy,
             3 => Self::Misbehaving,
             _ => Self::Honest,
         }
@@ -150,13 +154,19 @@ impl Plan {
             Profile::Default
         };
         let slowest_ms = *dice.pick(&[1, 5, 20, 60]);
+        let is_lossy = mode == Mode::Lossy;
+        let rates: &[u64] = match is_lossy {
+            true => &[200_000, 500_000, 2_000_000, 5_000_000],
+            false => &[200_000, 2_000_000, 50_000_000, 1_000_000_000],
+        };
         let path = Path {
             delay: dice.ms(1, slowest_ms),
             jitter: dice.ms(0, slowest_ms / 2),
-            rate_bytes_per_s: *dice.pick(&[200_000, 2_000_000, 50_000_000, 1_000_000_000]),
+            rate_bytes_per_s: *dice.pick(rates),
             is_cut: false,
         };
-        let processes = dice.between(2, 5) as u32;
+        // A ring of four goes on without one of its links.
+        let processes = dice.between(if is_lossy { 3 } else { 2 }, 5) as u32;
         let lanes = *dice.pick(&[1, 2, 3]);
         let first_ms = 1000;
         let last_ms = first_ms + dice.between(4000, 12_000);
@@ -189,6 +199,12 @@ impl Plan {
                 faults.push(Fault { at, kind });
             }
         }
+        if is_lossy {
+            for _ in 0..dice.between(3, 6) {
+                let at = WorldTime::from_ms(dice.between(first_ms, last_ms));
+                Fault::draw_on_link(dice, at, path.delay, &mut faults);
+            }
+        }
         faults.sort_by_key(|fault| fault.at);
         Self {
             seed,
@@ -200,6 +216,36 @@ impl Plan {
             processes,
             faults,
             calm_at: WorldTime::from_ms(last_ms + 3500),
+        }
+    }
+}
+
+impl Fault {
+    /// A link between two peers that breaks again and again, or for long enough to be given up.
+    fn draw_on_link(dice: &mut Dice, mut at: WorldTime, delay: Duration, faults: &mut Vec<Self>) {
+        let a = 1 + dice.below(1000);
+        let b = a + dice.between(1, 3);
+        if dice.one_in(3) {
+            let kind = FaultKind::Cut {
+                a,
+                b,
+                one_way: dice.one_in(3),
+                length: dice.ms(1000, 5000),
+            };
+            faults.push(Self { at, kind });
+            return;
+        }
+        // Its lanes are made anew in between.
+        let pause = 8 * delay;
+        for _ in 0..dice.between(2, 7) {
+            let kind = FaultKind::Strike {
+                a,
+                b,
+                strike: Strike::Reset,
+                all: dice.one_in(3),
+            };
+            faults.push(Self { at, kind });
+            at = at + pause + dice.ms(30, 300);
         }
     }
 }

@@ -85,7 +85,7 @@ impl Cast {
         let dice = &mut Dice::new(plan.seed, 3);
         let misbehaving = plan.mode == Mode::Misbehaving;
         let strict = !misbehaving && dice.one_in(2);
-        let manner = Manner::draw(dice, plan.path.rate_bytes_per_s, strict, misbehaving);
+        let manner = Manner::draw(dice, plan.path.rate_bytes_per_s, strict, plan.mode);
         let mut secret = [0; 40];
         secret.fill_with(|| dice.any() as u8);
         let master = match plan.profile {
@@ -97,6 +97,8 @@ impl Cast {
             outage: master.resume_grace / 2,
             // A link that was broken is not used for a minute.
             memory: Duration::from_secs(65),
+            // What it takes for what was said last to arrive, and for clocks that run slow.
+            silence: master.silence_ceiling + Duration::from_millis(1500),
         };
         Self {
             plan: plan.clone(),

@@ -9,6 +9,8 @@
 //! All inputs and outputs of the machines are part of the trace, so that two runs whose machines
 //! differ anywhere have different hashes.
 
+mod line;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::checkers::{Checker, End};
-use super::history::{Call, Event, ProcessId, Record, Returned, WorldTime};
+use super::history::{Event, ProcessId, Record, WorldTime};
 use crate::driver::{Observed, Observer};
 use crate::protocol::master::{self, ConnectionId};
 use crate::protocol::peer;
@@ -38,6 +40,10 @@ pub struct Violation {
     pub words: String,
 }
 
+/// Inputs and outputs of machines in one moment of the world, which is some milliseconds of each
+/// process: far more than any of them is busy for.
+const STEPS_AT_ONCE_MAX: u32 = 200_000;
+
 struct Inner {
     hasher: blake3::Hasher,
     lines: Option<Vec<String>>,
@@ -50,6 +56,9 @@ struct Inner {
     /// Whose the connections at the master are.
     callers: BTreeMap<ConnectionId, PeerId>,
     right: BTreeSet<ProcessId>,
+    /// The present moment, and what machines did in it.
+    moment: WorldTime,
+    steps: u32,
 }
 
 impl Recorder {
@@ -66,6 +75,8 @@ impl Recorder {
             master_epoch: None,
             callers: BTreeMap::new(),
             right: BTreeSet::new(),
+            moment: WorldTime::default(),
+            steps: 0,
         })))
     }
 
@@ -114,6 +125,11 @@ impl Recorder {
         Observer(Arc::new(move |observed| {
             let at = now();
             let mut inner = recorder.0.lock();
+            if inner.spins(at, process) {
+                drop(inner);
+                // Nothing else ends a task that never waits: the clock stands still.
+                std::panic::resume_unwind(Box::new("it spins"));
+            }
             inner.trace(at, process, &observed);
             if let Some(event) = inner.meaning(&observed) {
                 inner.record(&Record { at, process, event });
@@ -137,7 +153,7 @@ impl fmt::Display for Violation {
 impl Inner {
     fn record(&mut self, record: &Record) {
         let mut line = std::mem::take(&mut self.line);
-        write_record(&mut line, record);
+        line::write(&mut line, record);
         self.line = line;
         self.end_line();
         self.records += 1;
@@ -169,6 +185,26 @@ impl Inner {
                 });
             }
         }
+    }
+
+    /// Whether this one's machines go on for ever while no time passes. Said once, so that what is
+    /// recorded while its task is unwound does no harm.
+    fn spins(&mut self, at: WorldTime, process: ProcessId) -> bool {
+        if at > self.moment {
+            (self.moment, self.steps) = (at, 0);
+        }
+        self.steps = self.steps.saturating_add(1);
+        if self.steps != STEPS_AT_ONCE_MAX {
+            return false;
+        }
+        if self.violation.is_none() {
+            self.violation = Some(Violation {
+                at,
+                invariant: "bounded_blocking",
+                words: format!("{process} does something for ever, and no time passes"),
+            });
+        }
+        true
     }
 
     fn trace(&mut self, at: WorldTime, process: ProcessId, observed: &Observed<'_>) {
@@ -240,6 +276,10 @@ impl Inner {
 
     fn meaning_at_master(&mut self, output: &master::Output) -> Option<Event> {
         match output {
+            master::Output::Solve(request) => {
+                let members = request.groups.values().flatten().copied();
+                Some(Event::NextMembers(members.collect()))
+            }
             master::Output::Welcome {
                 connection,
                 welcome: Welcome::Registered { peer, .. },
@@ -261,62 +301,6 @@ impl Inner {
             },
             _ => None,
         }
-    }
-}
-
-/// One line without its end. Of long content, its length and the beginning of its hash.
-fn write_record(line: &mut String, record: &Record) {
-    let _ = write!(line, "{} {} ", record.at, record.process);
-    let _ = match &record.event {
-        Event::Called { call, life, what } => match what {
-            Call::Sync { revision, content } => {
-                write!(
-                    line,
-                    "call {call} in life {life}: Sync {revision}, {}",
-                    Bytes(content)
-                )
-            }
-            Call::Reduce {
-                tag,
-                data_type,
-                op,
-                input,
-                in_place,
-                deadline,
-            } => write!(
-                line,
-                "call {call} in life {life}: Reduce tag {tag}, {op} of {data_type}, {}, \
-                 in place {in_place}, deadline {deadline:?}",
-                Bytes(input)
-            ),
-            what => write!(line, "call {call} in life {life}: {what:?}"),
-        },
-        Event::Returned { call, result } => match result {
-            Returned::Sync { result, content } => {
-                write!(line, "return {call}: {result:?}, {}", Bytes(content))
-            }
-            Returned::Reduce {
-                result,
-                input,
-                output,
-            } => write!(
-                line,
-                "return {call}: {result:?}, input {}, output {}",
-                Bytes(input),
-                Bytes(output)
-            ),
-            result => write!(line, "return {call}: {result:?}"),
-        },
-        event => write!(line, "{event:?}"),
-    };
-}
-
-struct Bytes<'a>(&'a [u8]);
-
-impl fmt::Display for Bytes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hash = blake3::hash(self.0);
-        write!(f, "{} bytes {}", self.0.len(), &hash.to_hex()[..8])
     }
 }
 
@@ -352,6 +336,21 @@ mod tests {
         observe(Observed::PeerOutput(&gone));
         assert_eq!(recorder.records(), 1);
         assert_eq!(recorder.lines()[2], "1.500 p2 MachineGone(Closed)");
+    }
+
+    #[test]
+    fn a_machine_that_goes_on_for_ever_is_ended_and_named() {
+        let recorder = Recorder::new(Vec::new(), false);
+        let Observer(observe) = recorder.observer(ProcessId(2), || WorldTime::from_ms(1500));
+        let spin = std::panic::AssertUnwindSafe(|| {
+            for _ in 0..=STEPS_AT_ONCE_MAX {
+                observe(Observed::PeerInput(&peer::Input::Tick));
+            }
+        });
+        assert!(std::panic::catch_unwind(spin).is_err());
+        let violation = recorder.violation().unwrap();
+        assert_eq!(violation.invariant, "bounded_blocking");
+        observe(Observed::PeerInput(&peer::Input::Tick));
     }
 
     #[test]

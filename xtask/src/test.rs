@@ -49,6 +49,11 @@ const PARTS: &[(&str, Work)] = &[
              --test-threads=1 --nocapture",
         ))
     }),
+    ("simulation, stored seeds", || {
+        succeeds(&mut cargo(
+            "test --locked --release --no-default-features --features sim --test sim",
+        ))
+    }),
     ("simulation", || {
         succeeds(&mut cargo(
             "run --locked --quiet --release -p stress -- sim --seeds 1000",

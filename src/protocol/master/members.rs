@@ -42,11 +42,15 @@ pub(super) struct Member {
     pub(super) closed: Option<Closed>,
 }
 
+/// Far beyond the end of every simulated world.
+const NEVER: Duration = Duration::from_secs(1 << 30);
+
 impl Member {
     /// When the master must look at this member again.
     pub(super) fn next_timeout(&self, config: &MasterConfig) -> Timestamp {
         match &self.closed {
             Some(closed) => (closed.since + self.grace(config)).min(closed.next_probe),
+            None if mutated(Mutation::IgnoreSilence) => self.last_word + NEVER,
             None => self.watch.next_timeout(),
         }
     }

@@ -313,6 +313,10 @@ impl Peer {
         }
         for op in passed {
             self.say(ToMaster::DeadlinePassed { op });
+            if mutated(Mutation::EndAtDeadline) {
+                let reason = "this peer does not wait for the master".to_owned();
+                self.on_settled(op, Outcome::Aborted(AbortCause::DeadlinePassed { reason }));
+            }
         }
     }
 

@@ -15,6 +15,7 @@ mod one_outcome;
 mod peers;
 mod right_evictions;
 mod same_bits;
+mod silences_end;
 mod state_parity;
 #[cfg(test)]
 mod story;
@@ -30,6 +31,7 @@ pub use nothing_left_over::NothingLeftOver;
 pub use one_outcome::OneOutcome;
 pub use right_evictions::{RightEvictions, Tolerance};
 pub use same_bits::SameBits;
+pub use silences_end::SilencesEnd;
 pub use state_parity::StateParity;
 
 use super::history::{ProcessId, Record, WorldTime};
@@ -73,6 +75,7 @@ pub fn all(tolerance: Tolerance) -> Vec<Box<dyn Checker>> {
         Box::new(AbortLeavesNothing::default()),
         Box::new(NothingLeftOver::default()),
         Box::new(RightEvictions::new(tolerance)),
+        Box::new(SilencesEnd::new(tolerance)),
         Box::new(NoComplaints),
     ]
 }

@@ -24,6 +24,8 @@ pub struct Tolerance {
     pub outage: Duration,
     /// How long afterwards the consequences may come.
     pub memory: Duration,
+    /// The longest that a silence may last, where nothing else goes wrong.
+    pub silence: Duration,
 }
 
 /// See the module's text.
@@ -194,6 +196,7 @@ mod tests {
         let mut story = Story::of_two(RightEvictions::new(Tolerance {
             outage: Duration::from_secs(2),
             memory: Duration::from_secs(10),
+            silence: Duration::from_secs(4),
         }));
         for process in [1, 2] {
             let event = Event::EpochOpened {

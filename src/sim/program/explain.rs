@@ -52,8 +52,9 @@ impl Circumstances<'_> {
             | CollectiveError::InvalidArgument { .. } => false,
             CollectiveError::TooFewPeers { world_size } => *world_size < 2 && self.sizes.group < 2,
             CollectiveError::Mismatch { .. } => self.manner.misbehaving,
-            CollectiveError::CannotMeet { .. } | CollectiveError::DeadlinePassed { .. } => {
-                self.is_disorderly()
+            CollectiveError::CannotMeet { .. } => self.is_disorderly(),
+            CollectiveError::DeadlinePassed { .. } => {
+                self.is_disorderly() || self.manner.deadline_one_in > 0
             }
             CollectiveError::CallInProgress { .. } => self.at_once,
             CollectiveError::Cancelled => self.cancelled,

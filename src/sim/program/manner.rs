@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::sim::Dice;
+use crate::sim::{Dice, Mode};
 
 /// What all programs of a world agree on; without it their calls would not meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,13 @@ pub(crate) struct Manner {
     pub(crate) elements_max: u64,
     /// One in so many operations is larger than what is sent without a grant; 0: none.
     pub(crate) large_one_in: u64,
+    /// One in so many attempts of the recommended loop has a deadline, until it is calm; 0: none.
+    pub(crate) deadline_one_in: u64,
+    /// Each attempt of the recommended loop gives other input, so that what an earlier one has left
+    /// under way shows.
+    pub(crate) new_inputs: bool,
+    /// Each process also trains on its own, so that every sync has something to move.
+    pub(crate) diverges: bool,
     /// A tag means the same in every step. Needed where somebody does not know the step.
     pub(crate) fixed_shapes: bool,
     /// Somebody breaks rules: errors that are a program's own fault are to be expected.
@@ -30,14 +37,10 @@ pub(crate) struct Manner {
 impl Manner {
     /// For a world whose paths carry so many bytes in a second; `strict` if all programs follow the
     /// recommended loop.
-    pub(crate) fn draw(
-        dice: &mut Dice,
-        rate_bytes_per_s: u64,
-        strict: bool,
-        misbehaving: bool,
-    ) -> Self {
+    pub(crate) fn draw(dice: &mut Dice, rate_bytes_per_s: u64, strict: bool, mode: Mode) -> Self {
         // A step is to take a second at most, or nothing happens in a world.
         let budget_bytes = rate_bytes_per_s / 4;
+        let is_lossy = mode == Mode::Lossy;
         let tags = dice.between(1, 4);
         let fast = budget_bytes >= 2 << 20;
         Self {
@@ -46,14 +49,22 @@ impl Manner {
             update_every: dice.between(1, 6),
             sync_every: dice.between(1, 5),
             state_bytes: match dice.below(8) {
+                // Long enough for something to happen to it on its way.
+                0..=5 if is_lossy => (budget_bytes as usize / 8 * 8).min(300_000),
                 0 if fast => 600_000,
                 1 => 0,
                 _ => 8 * dice.between(1, 500) as usize,
             },
-            elements_max: (budget_bytes / tags / 16).clamp(16, 3000),
+            elements_max: match is_lossy {
+                true => (budget_bytes / tags / 8).clamp(16, 20_000),
+                false => (budget_bytes / tags / 16).clamp(16, 3000),
+            },
+            deadline_one_in: if is_lossy { dice.below(8) } else { 0 },
+            new_inputs: is_lossy,
+            diverges: is_lossy && dice.one_in(2),
             large_one_in: if fast { 40 } else { 0 },
             fixed_shapes: !strict,
-            misbehaving,
+            misbehaving: mode == Mode::Misbehaving,
         }
     }
 }

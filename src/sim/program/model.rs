@@ -57,9 +57,10 @@ impl Model {
             .map_or(0, u64::from_le_bytes)
     }
 
-    /// Trains it with the results of a step.
-    pub(super) fn learn(&mut self, results: &[Vec<u8>]) {
+    /// Trains it with the results of a step, and with what is one's own.
+    pub(super) fn learn(&mut self, results: &[Vec<u8>], own: &[u8]) {
         let mut hasher = blake3::Hasher::new();
+        hasher.update(own);
         for result in results {
             hasher.update(result);
         }

@@ -127,7 +127,12 @@ mod tests {
 
     #[test]
     fn a_tag_means_the_same_to_all_in_a_step() {
-        let mut manner = Manner::draw(&mut crate::sim::Dice::new(1, 1), 1 << 30, true, false);
+        let mut manner = Manner::draw(
+            &mut crate::sim::Dice::new(1, 1),
+            1 << 30,
+            true,
+            crate::sim::Mode::Honest,
+        );
         let differs = |manner: &Manner| {
             (0..50).any(|step| Shape::of(manner, Tag(0), step) != Shape::of(manner, Tag(0), 0))
         };

@@ -115,7 +115,9 @@ impl Turns<'_> {
         }
         let results = self.reduce().await?;
         self.right.reduced |= self.is_everybody(calm);
-        self.model.learn(&results);
+        let own = self.life.ground.process.0.to_le_bytes();
+        let own = if manner.diverges { &own[..] } else { &[] };
+        self.model.learn(&results, own);
         let Right {
             updated,
             synced,
@@ -159,17 +161,20 @@ impl Turns<'_> {
     async fn reduce(&mut self) -> Result<Vec<Vec<u8>>, Stop> {
         let (life, step) = (self.life, self.model.step());
         let manner = &life.ground.manner;
-        let works: Vec<Work> = (0..manner.tags)
+        let mut works: Vec<Work> = (0..manner.tags)
             .map(|tag| {
                 let shape = Shape::of(manner, Tag(tag), step);
                 let draw = mix(&[u64::from(life.ground.process.0), tag, step]);
                 let one_in = self.parameters.in_place_one_in;
+                let hurries = manner.deadline_one_in > 0
+                    && (draw >> 16).is_multiple_of(manner.deadline_one_in)
+                    && life.ground.signals.calm().is_none();
                 Work {
                     tag: Tag(tag),
                     shape,
                     nonce: step.wrapping_add(tag),
                     in_place: one_in > 0 && draw.is_multiple_of(one_in),
-                    deadline: None,
+                    deadline: hurries.then(|| Duration::from_millis(20 + draw % 300)),
                 }
             })
             .collect();
@@ -188,6 +193,10 @@ impl Turns<'_> {
             };
             for (index, outcome) in open.iter().zip(outcomes) {
                 results[*index] = outcome?;
+            }
+            for work in works.iter_mut().filter(|_| manner.new_inputs) {
+                work.nonce = work.nonce.wrapping_add(1);
+                work.deadline = None;
             }
         }
         Ok(results.into_iter().flatten().collect())

@@ -24,13 +24,16 @@ pub(crate) struct Arguments {
     /// Play this one alone, and print its whole trace if it fails.
     #[arg(long, conflicts_with_all = ["seeds", "first"])]
     seed: Option<u64>,
-    /// What programs do; by default three seeds of four are honest.
+    /// What programs do; by default two seeds of four are honest, one lossy, one misbehaving.
     #[arg(long)]
     mode: Option<Who>,
-    /// Break this rule of the library in every world, or each of them in turn, and say which
-    /// checker sees it in which seeds.
+    /// Break this rule of the library in every world, or each of them in turn, and print a table of
+    /// which checker sees it in which seeds.
     #[arg(long, value_name = "NAME|all", value_parser = mutants::named)]
     mutation: Option<mutants::Broken>,
+    /// Go on to the next rule once so many seeds have caught this one.
+    #[arg(long, requires = "mutation", value_name = "SEEDS", default_value_t = usize::MAX)]
+    enough: usize,
     /// Make a failing world as small as it gets before it is shown.
     #[arg(long)]
     shrink: bool,
@@ -49,6 +52,8 @@ pub(crate) struct Arguments {
 enum Who {
     /// Everybody keeps the rules of the API.
     Honest,
+    /// So they do, on a network that breaks links again and again.
+    Lossy,
     /// Some break them, and strangers speak to the ports.
     Misbehaving,
 }
@@ -82,6 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
         let mode = match arguments.mode {
             None => Mode::of(seed),
             Some(Who::Honest) => Mode::Honest,
+            Some(Who::Lossy) => Mode::Lossy,
             Some(Who::Misbehaving) => Mode::Misbehaving,
         };
         Plan::draw(seed, mode)
@@ -101,16 +107,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
         std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
     });
     if let Some(mutants::Broken(rules)) = &arguments.mutation {
-        let results = rules.iter().map(|rule| {
-            let outcome = pool::play_all(seeds.clone(), jobs, Some(*rule), draw)?;
-            Ok(mutants::show(*rule, &outcome, arguments.json))
-        });
-        // Each of them is to be caught.
-        return results
-            .collect::<Result<Vec<bool>, String>>()
-            .map(|all| !all.contains(&false));
+        let mut table = mutants::Table::new(arguments.json);
+        for rule in rules {
+            let (seeds, enough) = (seeds.clone(), arguments.enough);
+            let outcome = pool::play_all(seeds, jobs, Some(*rule), enough, draw)?;
+            table.row(*rule, outcome, enough);
+        }
+        return Ok(table.end());
     }
-    let outcome = pool::play_all(seeds, jobs, None, draw)?;
+    let outcome = pool::play_all(seeds, jobs, None, usize::MAX, draw)?;
     let failed: Vec<Played> = outcome
         .failed
         .into_iter()

@@ -8,8 +8,11 @@ use serde_json::json;
 use super::Played;
 use super::pool::Outcome;
 
-/// How many seeds are named of those that see it soonest.
-const SOONEST: usize = 6;
+/// How many seeds a row names.
+const FIRST: usize = 3;
+
+/// How many seeds of a rule are kept for the tests, of the checker that sees it most.
+const KEPT: usize = 2;
 
 /// The rules that `--mutation` names.
 #[derive(Clone, Debug)]
@@ -29,52 +32,98 @@ pub(super) fn named(name: &str) -> Result<Broken, String> {
     })
 }
 
-/// Prints what came of a broken rule; whether anybody saw it.
-pub(super) fn show(rule: Mutation, outcome: &Outcome, as_json: bool) -> bool {
-    let mut by_checker: BTreeMap<&str, Vec<&Played>> = BTreeMap::new();
-    for played in &outcome.failed {
-        if let Some(kind) = played.kind() {
-            by_checker.entry(kind).or_default().push(played);
+/// What came of every broken rule: a row each as it is known, as in the documentation; in the end the
+/// seeds in which each checker sees each rule soonest, as in `tests/sim/caught.rs`.
+pub(super) struct Table {
+    as_json: bool,
+    /// By checker: what the tests keep.
+    shown: BTreeMap<String, Vec<String>>,
+    escaped: Vec<Mutation>,
+}
+
+impl Table {
+    pub(super) fn new(as_json: bool) -> Self {
+        if !as_json {
+            println!("| rule that is broken | seen by | in worlds | first seeds |");
+            println!("| --- | --- | --- | --- |");
+        }
+        Self {
+            as_json,
+            shown: BTreeMap::new(),
+            escaped: Vec::new(),
         }
     }
-    for seen in by_checker.values_mut() {
-        seen.sort_by_key(|played| records(played));
-    }
-    let mut checkers: Vec<(&str, Vec<&Played>)> = by_checker.into_iter().collect();
-    checkers.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.len()));
-    let soonest = |seen: &[&Played]| -> Vec<u64> {
-        let seeds = seen.iter().map(|played| played.plan.seed);
-        seeds.take(SOONEST).collect()
-    };
-    let (caught, worlds) = (outcome.failed.len(), outcome.summary.worlds);
-    if as_json {
-        let checkers: Vec<_> = checkers
-            .iter()
-            .map(|(name, seen)| {
-                json!({ "checker": name, "seeds": seen.len(), "soonest": soonest(seen) })
-            })
-            .collect();
-        println!(
-            "{}",
-            json!({
+
+    pub(super) fn row(&mut self, rule: Mutation, outcome: Outcome, enough: usize) {
+        let mut worlds = outcome.summary.worlds;
+        let mut caught = outcome.failed;
+        // Threads that were under way play on when it is enough.
+        if let Some(last) = enough.checked_sub(1).and_then(|last| caught.get(last)) {
+            worlds = worlds.min(last.plan.seed - outcome.first + 1);
+        }
+        caught.truncate(enough);
+        let mut by_checker: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        for played in &caught {
+            let kind = played.kind().unwrap_or_default();
+            by_checker.entry(kind).or_default().push(played.plan.seed);
+        }
+        let mut checkers: Vec<(&str, Vec<u64>)> = by_checker.into_iter().collect();
+        checkers.sort_by_key(|(_, seeds)| std::cmp::Reverse(seeds.len()));
+        if self.as_json {
+            let checkers: Vec<_> = checkers
+                .iter()
+                .map(|(name, seeds)| json!({ "checker": name, "seeds": seeds }))
+                .collect();
+            let row = json!({
                 "mutation": format!("{rule:?}"),
                 "worlds": worlds,
-                "caught": caught,
+                "caught": caught.len(),
                 "checkers": checkers,
-            })
-        );
-    } else {
-        println!("{rule:?}: caught in {caught} of {worlds} worlds");
-        for (name, seen) in &checkers {
-            let seeds: Vec<String> = soonest(seen).iter().map(u64::to_string).collect();
+            });
+            println!("{row}");
+        } else {
+            let seen_by: Vec<String> = checkers
+                .iter()
+                .map(|(name, seeds)| format!("{name} {}", seeds.len()))
+                .collect();
+            let first: Vec<String> = caught.iter().map(|p| p.plan.seed.to_string()).collect();
+            let first = &first[..first.len().min(FIRST)];
             println!(
-                "  {name} in {}, soonest in seeds {}",
-                seen.len(),
-                seeds.join(" ")
+                "| `{rule:?}` | {} | {} of {worlds} | {} |",
+                seen_by.join(", "),
+                caught.len(),
+                first.join(", ")
             );
         }
+        if caught.is_empty() {
+            self.escaped.push(rule);
+        }
+        for (place, (checker, _)) in checkers.iter().enumerate() {
+            let seen = caught.iter().filter(|p| p.kind() == Some(checker));
+            let mut seen: Vec<&Played> = seen.collect();
+            // Small worlds make quick tests.
+            seen.sort_by_key(|played| records(played));
+            let kept = if place == 0 { KEPT } else { 1 };
+            let seeds = seen.iter().take(kept).map(|p| p.plan.seed.to_string());
+            let seeds: Vec<String> = seeds.collect();
+            let line = format!("(Mutation::{rule:?}, &[{}]),", seeds.join(", "));
+            let lines = self.shown.entry((*checker).to_owned()).or_default();
+            lines.push(line);
+        }
     }
-    caught > 0
+
+    /// Whether all were caught.
+    pub(super) fn end(self) -> bool {
+        if !self.as_json {
+            for (checker, lines) in &self.shown {
+                println!("\n{checker}:\n        {}", lines.join("\n        "));
+            }
+            if !self.escaped.is_empty() {
+                println!("\nnobody saw {:?}", self.escaped);
+            }
+        }
+        self.escaped.is_empty()
+    }
 }
 
 /// How much had happened when it was seen.

@@ -17,6 +17,8 @@ const WORLD_MAX: Duration = Duration::from_secs(120);
 /// What was played.
 pub(super) struct Outcome {
     pub(super) summary: Summary<'static>,
+    /// The first seed.
+    pub(super) first: u64,
     /// Those that failed, in the order of their seeds, without their traces.
     pub(super) failed: Vec<Played>,
 }
@@ -27,16 +29,18 @@ pub(super) fn play_one(plan: Plan, broken: Option<Mutation>, keeps_trace: bool) 
     Played { plan, verdict }
 }
 
-/// Plays all seeds. An error: one of them does not end.
+/// Plays all seeds, or until so many have failed. An error: one of them does not end.
 pub(super) fn play_all(
     seeds: Range<u64>,
     jobs: usize,
     broken: Option<Mutation>,
+    enough: usize,
     draw: impl Fn(u64) -> Plan + Sync,
 ) -> Result<Outcome, String> {
     let next = AtomicU64::new(seeds.start);
     let outcome = Mutex::new(Outcome {
         summary: Summary::default(),
+        first: seeds.start,
         failed: Vec::new(),
     });
     let playing: Vec<Mutex<Option<(u64, Instant)>>> =
@@ -48,8 +52,9 @@ pub(super) fn play_all(
             .map(|now_playing| {
                 threads.spawn(|| {
                     loop {
+                        let is_enough = lock(&outcome).failed.len() >= enough;
                         let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= seeds.end {
+                        if seed >= seeds.end || is_enough {
                             break;
                         }
                         *lock(now_playing) = Some((seed, Instant::now()));

@@ -79,6 +79,8 @@ impl Change {
 
     pub(in crate::protocol::master) fn deadline(&self) -> Option<Timestamp> {
         match &self.stage {
+            // What stays although its time is over would be due again at once, for ever.
+            Stage::Proposed { .. } if mutated(Mutation::NeverReplaceProposal) => None,
             Stage::Proposed { deadline, .. } => *deadline,
             Stage::Solving { .. } | Stage::Undecided { .. } => None,
         }
