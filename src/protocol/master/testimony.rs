@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::epochs::neighbours;
+use super::epochs::{Rings, neighbours};
 use super::{Master, MasterConfig};
 use crate::types::{Epoch, PeerId, Timestamp};
 use crate::wire::control::LinkFault;
@@ -126,6 +126,17 @@ impl Testimony {
             self.broken.remove(&pair);
             self.forget_complaints();
         }
+    }
+
+    /// Both ends of each link of these rings say that it is there.
+    pub(super) fn rings_are_wired(&mut self, rings: &Rings) {
+        for pair in rings.values().flat_map(|ring| neighbours(ring)) {
+            self.suspected.remove(&pair);
+            if self.broken.get(&pair).is_some_and(|said| !said.opens) {
+                self.broken.remove(&pair);
+            }
+        }
+        self.forget_complaints();
     }
 
     fn forget_complaints(&mut self) {

@@ -149,6 +149,26 @@ fn a_newcomer_is_not_refused_for_a_link_to_a_peer_that_is_stopped() {
 }
 
 #[test]
+fn a_link_between_newcomers_that_came_up_late_costs_nobody_the_place_later() {
+    let mut cluster = Cluster::of(1);
+    for node in [1, 2] {
+        cluster.spawn(GroupId(0));
+        cluster.command(node, Command::Connect);
+        cluster.run();
+    }
+    let ids = ids(&cluster);
+    cluster.cut.insert((ids[1], ids[2]));
+    cluster.command(0, Command::UpdateTopology);
+    cluster.run();
+    cluster.fail_link(1, ids[2]);
+    cluster.run();
+    cluster.cut.clear();
+    cluster.run();
+    pass_ms(&mut cluster, 20_000);
+    keeps_all(&mut cluster, 3, "all have reported their links");
+}
+
+#[test]
 fn lanes_that_one_end_gave_up_are_no_witness_of_a_death() {
     let mut cluster = Cluster::of(3);
     let ids = ids(&cluster);

@@ -131,6 +131,9 @@ impl Master {
                 member.unreachable_from.clear();
             }
         }
+        if lets_in {
+            self.testimony.rings_are_wired(&rings);
+        }
         info!(%epoch, world = everybody.len(), "epoch active");
         self.active = ActiveEpoch {
             epoch,
