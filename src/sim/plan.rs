@@ -171,7 +171,7 @@ impl Plan {
         let first_ms = 1000;
         let last_ms = first_ms + dice.between(4000, 12_000);
         let mut faults = Vec::new();
-        for _ in 0..dice.between(7, 13) {
+        for _ in 0..dice.between(8, 14) {
             let at = WorldTime::from_ms(dice.between(first_ms, last_ms));
             let kind = FaultKind::draw(dice);
             if matches!(kind, FaultKind::Kill { .. } | FaultKind::PowerOff { .. })

@@ -7,14 +7,13 @@
 //! `caught` breaks each rule of `pccl::mutation` and expects the checker that must notice,
 //! `regressions` plays the worlds that once found a fault, `same_way` plays a seed twice.
 //!
-//! What a seed shows changes with whatever changes what peers say or when. Fresh seeds for `caught`
-//! come from
+//! Fresh seeds for `caught` come from
 //!
 //! ```text
-//!   cargo run --release -p stress -- sim --mutation all --seeds 2000 --enough 3
+//!   cargo run --release -p stress -- sim --mutation all --seeds 2000 --enough 6
 //! ```
 //!
-//! An unoptimised build plays one seed of each rule.
+//! An unoptimised build plays fewer of the worlds that are to be clean.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -12,7 +12,7 @@ use super::pool::Outcome;
 const FIRST: usize = 3;
 
 /// How many seeds of a rule are kept for the tests, of the checker that sees it most.
-const KEPT: usize = 2;
+const KEPT: usize = 4;
 
 /// The rules that `--mutation` names.
 #[derive(Clone, Debug)]
