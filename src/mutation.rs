@@ -96,6 +96,8 @@ mutations! {
     KeepMemory,
     /// A control connection that breaks is a death.
     OneWitnessKills,
+    /// A link that is up again counts as broken for its minute.
+    KeepComplaints,
     /// Heartbeats are no sign of life.
     IgnoreHeartbeats,
 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::{OperationSpec, Traffic};
 use crate::engine::{Claim, Due, Run, Taken, UserBuffers};
-use crate::kernels::reduce::{reduce, reduce_finish};
+use crate::kernels::reduce::{reduce, reduce_finish_into, reduce_into};
 use crate::mutation::{Mutation, mutated};
 use crate::schedule::{Apply, ring_all_reduce};
 use crate::types::{Descriptor, OperationId, PeerId, Rank};
@@ -70,6 +70,11 @@ impl Operation {
             tx_bytes: AtomicU64::new(0),
             rx_bytes: AtomicU64::new(0),
         }
+    }
+
+    /// Bytes of an element.
+    pub(super) fn element_bytes(&self) -> usize {
+        self.descriptor.data_type.size_bytes()
     }
 
     pub(super) fn start(&self) -> Vec<Due> {
@@ -173,42 +178,51 @@ impl Operation {
             .is_some()
     }
 
-    /// Applies a segment whose bytes lie in the output. False: the memory was taken back.
-    pub(super) fn apply(&self, taken: &Taken) -> bool {
+    /// Whether a segment is combined with the input on its way into the output. Otherwise it is
+    /// received there.
+    pub(super) fn combines(&self, taken: &Taken) -> bool {
+        match taken.apply {
+            Apply::Input | Apply::Store => false,
+            Apply::Combine | Apply::Finish => !mutated(Mutation::StoreInsteadOfCombine),
+        }
+    }
+
+    /// Combines the bytes of a claimed segment from `at` on, whole elements, into the output. As
+    /// often as they come: what is combined with is the input. False: the memory was taken back.
+    pub(super) fn combine(&self, taken: &Taken, at: usize, received: &[u8]) -> bool {
         let Some(mut access) = self.buffers.access() else {
             return false;
         };
-        let Descriptor { op, data_type, .. } = self.descriptor;
-        let combined = match taken.apply {
-            Apply::Input | Apply::Store => return true,
-            Apply::Combine if mutated(Mutation::StoreInsteadOfCombine) => return true,
-            Apply::Combine | Apply::Finish => access.output_and_input(taken.range.clone()),
-        };
-        let Some((output, input)) = combined else {
+        let range = at..at + received.len();
+        let Some((output, input)) = access.output_and_input(range) else {
             return false;
         };
+        let Descriptor { op, data_type, .. } = self.descriptor;
         if taken.apply == Apply::Finish {
-            reduce_finish(op, data_type, self.world_size, output, input);
+            reduce_finish_into(op, data_type, self.world_size, output, received, input);
         } else {
-            reduce(op, data_type, output, input);
+            reduce_into(op, data_type, output, received, input);
         }
-        // What arrives takes the place of what is there, so that taking it again does no harm by
-        // itself.
+        // A second time, where breaking a rule is to be seen.
         if mutated(Mutation::TakeRepeats) && self.progress.lock().run.was_applied(taken) {
             reduce(op, data_type, output, input);
         }
         true
     }
 
-    /// Writes and applies a claimed segment at once. False: the memory was taken back.
+    /// Writes a claimed segment at once. False: the memory was taken back.
     pub(super) fn apply_bytes(&self, taken: &Taken, payload: &[u8]) -> bool {
+        if !self.prepare(taken) {
+            return false;
+        }
+        if self.combines(taken) {
+            return self.combine(taken, taken.range.start, payload);
+        }
         let written = self.buffers.access().map(|mut access| {
-            access.prepare(taken.range.clone());
-            access
-                .output_mut(taken.range.clone())
-                .copy_from_slice(payload);
+            let output = access.output_mut(taken.range.clone());
+            output.copy_from_slice(payload);
         });
-        written.is_some() && self.apply(taken)
+        written.is_some()
     }
 
     pub(super) fn count_sent(&self, bytes: usize) {

@@ -24,6 +24,7 @@ use super::writer::write_lane;
 use super::{
     BeginError, Disposition, EAGER_BYTES, OperationSpec, PlaneEvent, STALL_TIMEOUT, Traffic,
 };
+use crate::engine::Spares;
 use crate::mutation::{Mutation, mutated};
 use crate::schedule::RING_WORLD_SIZE_MAX;
 use crate::types::{Epoch, OperationId, PeerId, Tag};
@@ -41,6 +42,8 @@ pub struct DataPlane {
     /// In milliseconds.
     stall_timeout: AtomicU64,
     generations: AtomicU64,
+    /// Of operations in place that have ended, for the next ones.
+    pub(super) spares: Spares,
     pub(super) state: Mutex<State>,
 }
 
@@ -59,6 +62,7 @@ impl DataPlane {
             keep_alive,
             stall_timeout: AtomicU64::new(STALL_TIMEOUT.as_millis() as u64),
             generations,
+            spares: Spares::default(),
             state,
         })
     }
@@ -86,6 +90,11 @@ impl DataPlane {
     /// this returns.
     pub fn begin(self: &Arc<Self>, op: OperationId, spec: OperationSpec) -> Result<(), BeginError> {
         check(&spec)?;
+        if spec.buffers.is_in_place()
+            && let Some(backup) = self.spares.take(spec.buffers.len_bytes())
+        {
+            spec.buffers.supply(backup);
+        }
         let operation = Arc::new(Operation::new(op, spec));
         let sources = operation.sources();
         let start = operation.start();
@@ -173,7 +182,9 @@ impl DataPlane {
                 }
             }
         }
-        operation.buffers.release();
+        if let Some(backup) = operation.buffers.release() {
+            self.spares.put(backup);
+        }
         operation.traffic()
     }
 
@@ -278,6 +289,7 @@ impl DataPlane {
         let state = &mut *self.state.lock();
         state.is_shut_down = true;
         state.early.drop_stale(|_| true);
+        self.spares.clear();
         for link in std::mem::take(&mut state.links).values() {
             link.lanes.values().for_each(Lane::abort);
         }

@@ -20,6 +20,10 @@ use crate::wire::lane::{FrameHeader, HEADER_BYTES, TRAILER_BYTES, TRAILER_SPOILE
 /// Read-ahead: many small frames in one read, and little of a large payload copied twice.
 const STAGING_BYTES: usize = 16 * 1024;
 
+/// What is read at once of a segment that is combined: it stays in the second-level cache, and so
+/// does its part of the input and the output.
+const PIECE_BYTES: usize = 64 * 1024;
+
 /// What becomes of a frame whose header came.
 pub(super) enum Incoming {
     /// It has no payload, and is dealt with.
@@ -134,9 +138,7 @@ impl Receiving {
     }
 
     fn complete(&mut self) {
-        if let Some(taken) = self.taken.take()
-            && self.operation.apply(&taken)
-        {
+        if let Some(taken) = self.taken.take() {
             self.plane.arrived(&self.operation, &taken);
         }
     }
@@ -181,6 +183,8 @@ struct Stream<R> {
     staging: Box<[u8]>,
     start: usize,
     end: usize,
+    /// What is to be combined, on its way: it never leaves the cache. Empty until it is needed.
+    pieces: Box<[u8]>,
 }
 
 impl<R: AsyncRead + Unpin> Stream<R> {
@@ -191,11 +195,12 @@ impl<R: AsyncRead + Unpin> Stream<R> {
             staging,
             start: 0,
             end: 0,
+            pieces: Box::default(),
         }
     }
 
-    /// Reads a claimed segment into the output. False: the memory was taken back, and what was
-    /// left of the segment is gone.
+    /// Reads a claimed segment and applies it. False: the memory was taken back, and what was left of
+    /// the segment is gone.
     async fn receive(&mut self, receiving: &Receiving) -> io::Result<bool> {
         let Receiving {
             operation,
@@ -209,6 +214,9 @@ impl<R: AsyncRead + Unpin> Stream<R> {
         if !operation.prepare(taken) {
             self.skip(range.len()).await?;
             return Ok(false);
+        }
+        if operation.combines(taken) {
+            return self.combine(operation, taken).await;
         }
         let mut at = range.start;
         while at < range.end {
@@ -241,6 +249,42 @@ impl<R: AsyncRead + Unpin> Stream<R> {
                     return Ok(false);
                 }
             }
+        }
+        Ok(true)
+    }
+
+    /// Reads a claimed segment piece by piece, and combines each as it comes.
+    async fn combine(&mut self, operation: &Operation, taken: &Taken) -> io::Result<bool> {
+        if self.pieces.is_empty() {
+            self.pieces = vec![0; PIECE_BYTES].into_boxed_slice();
+        }
+        let element_bytes = operation.element_bytes();
+        // Bytes of an element whose rest is still to come lie in front.
+        let (mut at, mut held) = (taken.range.start, 0);
+        while at < taken.range.end {
+            let rest = taken.range.end - at - held;
+            let staged = &self.staging[self.start..self.end];
+            let place = &mut self.pieces[held..PIECE_BYTES.min(held + rest)];
+            let count = if staged.is_empty() {
+                self.reader.read(place).await?
+            } else {
+                let count = staged.len().min(place.len());
+                place[..count].copy_from_slice(&staged[..count]);
+                self.start += count;
+                count
+            };
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            held += count;
+            let whole = held - held % element_bytes;
+            if !operation.combine(taken, at, &self.pieces[..whole]) {
+                self.skip(rest - count).await?;
+                return Ok(false);
+            }
+            at += whole;
+            self.pieces.copy_within(whole..held, 0);
+            held -= whole;
         }
         Ok(true)
     }

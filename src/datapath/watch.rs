@@ -24,9 +24,14 @@ use crate::types::PeerId;
 /// Looks within one stall timeout.
 const LOOKS: u32 = 8;
 
+/// Backups of operations in place that were not used for this long, or twice as long at most, are
+/// freed.
+const SPARES_AGE: Duration = Duration::from_secs(5);
+
 /// Looks until there are no lanes any more. Does not keep the plane.
 pub(super) async fn watch_lanes(plane: Weak<DataPlane>) {
     let (mut last, mut was_away) = (Instant::now(), false);
+    let mut aged = last;
     loop {
         let Some((interval, patience)) = plane.upgrade().map(|plane| plane.look_interval()) else {
             return;
@@ -48,7 +53,12 @@ pub(super) async fn watch_lanes(plane: Weak<DataPlane>) {
             return;
         };
         if !plane.look(now, away, judges) {
+            plane.spares.clear();
             return;
+        }
+        if now >= aged + SPARES_AGE {
+            aged = now;
+            plane.spares.age();
         }
     }
 }

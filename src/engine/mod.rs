@@ -8,6 +8,6 @@ pub use run::{Claim, Due, Run, SEGMENT_BYTES_MAX, Source, Taken};
 #[cfg(test)]
 pub(crate) use user_buffer::testing;
 pub use user_buffer::{
-    Access, Lendable, Loans, OwnedPair, OwnedVec, UserBuffers, UserMemory, lend, lend_all,
-    with_loans,
+    Access, Backup, Lendable, Loans, OwnedPair, OwnedVec, Spares, UserBuffers, UserMemory, lend,
+    lend_all, with_loans,
 };

@@ -95,8 +95,11 @@ impl Cast {
         let tolerance = Tolerance {
             // Heartbeats under way, and the paths, add to an outage.
             outage: master.resume_grace / 2,
-            // A link that was broken is not used for a minute.
-            memory: Duration::from_secs(65),
+            // What was said of a broken link is said again, counts, and is taken back.
+            memory: master.silence_ceiling
+                + master.resume_grace
+                + 3 * master.link_timeout
+                + master.wiring_timeout,
             // What it takes for what was said last to arrive, and for clocks that run slow.
             silence: master.silence_ceiling + Duration::from_millis(1500),
         };

@@ -176,6 +176,7 @@ impl Door {
             Self::Tcp { listener, .. } => {
                 let (tcp, from) = listener.accept().await?;
                 options.apply(&SockRef::from(&tcp));
+                options.settle(&SockRef::from(&tcp));
                 Ok((Stream::new(tcp), canonical(from)))
             }
             #[cfg(any(test, feature = "sim"))]

@@ -102,6 +102,7 @@ async fn connect_tcp(
     }
     let socket = TcpSocket::from_std_stream(socket.into());
     let tcp = socket.connect(address).await?;
+    options.settle(&SockRef::from(&tcp));
     // Dialling a free port of one's own machine can be given that very port to dial from: TCP then
     // connects the socket to itself.
     if tcp.local_addr()? == tcp.peer_addr()? {

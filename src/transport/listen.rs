@@ -5,9 +5,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use thiserror::Error;
 
+use super::congestion;
 #[cfg(any(test, feature = "sim"))]
 use super::network::InMemoryListener;
 use super::network::Network;
@@ -118,6 +119,8 @@ fn listen_at(address: SocketAddr, dual_stack: bool) -> io::Result<Listener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    // For the connections that it accepts.
+    congestion::begin(&SockRef::from(&socket));
     // Two processes can bind one port; the second to listen is told so here.
     socket.listen(BACKLOG)?;
     let socket = TcpListener::from(socket);

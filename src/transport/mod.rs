@@ -18,6 +18,7 @@
 
 mod accept;
 mod close_log;
+mod congestion;
 mod dial;
 mod greet;
 mod listen;

@@ -59,6 +59,14 @@ impl State {
             let now = self.world.now;
             self.world.change().complaint = Some(now);
         }
+        if let ToMaster::LinkState { peer, up: true } = frame.message
+            && let Some(other) = self.nodes.iter().position(|node| node.id == Some(peer))
+        {
+            let pair = (node.min(other), node.max(other));
+            if self.world.complained.contains_key(&pair) {
+                self.world.change().complained.remove(&pair);
+            }
+        }
         self.tell_master(master::Input::Message { connection, frame });
         // A heartbeat says that it was heard.
         if matches!(self.nodes[node].line, Line::Up(now) if now == connection) {

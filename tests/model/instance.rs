@@ -208,14 +208,12 @@ fn says_it_the_other_way_round(state: &State, action: &Action) -> bool {
 /// No fault is to come, and the dust of all that have been has settled: what is left are calls
 /// and reports that only add to one another, in any order to the same end.
 fn is_calm(state: &State) -> bool {
-    let adds = |message: &ToMaster| {
-        matches!(
-            message,
-            ToMaster::EpochAcknowledged { .. }
-                | ToMaster::OperationBegun { .. }
-                | ToMaster::OperationDone { .. }
-                | ToMaster::LinkState { .. }
-        )
+    let adds = |index: usize, message: &ToMaster| match message {
+        ToMaster::EpochAcknowledged { .. }
+        | ToMaster::OperationBegun { .. }
+        | ToMaster::OperationDone { .. } => true,
+        ToMaster::LinkState { peer, .. } => !state.is_cut(index, *peer),
+        _ => false,
     };
     let is_settled = |(index, node): (usize, &Shared<Node>)| {
         matches!(node.line, Line::Up(_))
@@ -223,7 +221,7 @@ fn is_calm(state: &State) -> bool {
             && node.epoch == state.world.active
             && node.epoch.is_some()
             && node.hours == 0
-            && node.up.iter().all(|frame| adds(&frame.message))
+            && node.up.iter().all(|frame| adds(index, &frame.message))
     };
     let mut living = state.nodes.iter().enumerate();
     let changes = |node: &Shared<Node>| {

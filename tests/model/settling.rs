@@ -84,6 +84,15 @@ impl State {
         }
     }
 
+    /// Whether no link can be made between a node and a peer.
+    pub(crate) fn is_cut(&self, index: usize, peer: PeerId) -> bool {
+        let other = self.nodes.iter().position(|node| node.id == Some(peer));
+        other.is_some_and(|other| {
+            let pair = (index.min(other), index.max(other));
+            self.world.cut.contains(&pair)
+        })
+    }
+
     /// Whether the next message of a node can only be dropped by its number, now and at any later
     /// time: numbers rise.
     fn has_stale_head(&self, index: usize) -> bool {
@@ -100,8 +109,9 @@ impl State {
             ToMaster::EpochAcknowledged { epoch } | ToMaster::Wired { epoch } => {
                 self.world.proposed.is_none_or(|proposed| *epoch < proposed)
             }
-            // Nobody has said that it was down: the model's processes die as a whole.
-            ToMaster::LinkState { up, .. } => *up,
+            // Nobody has said that it was down: the model's processes die as a whole. Of a link that
+            // is cut since, it takes a complaint back.
+            ToMaster::LinkState { peer, up } => *up && !self.is_cut(index, *peer),
             ToMaster::OperationBegun { op, .. }
             | ToMaster::OperationDone { op }
             | ToMaster::OperationFailed { op, .. }

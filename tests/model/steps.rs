@@ -186,8 +186,8 @@ impl State {
         }
     }
 
-    /// Says that the link cannot be made. The driver says so every five seconds; once in each
-    /// wiring is enough, as nothing said within one is forgotten.
+    /// Says that the link cannot be made. The driver says so again and again; once in each wiring is
+    /// enough, and once more where a word from before took it back.
     pub(crate) fn complain(&mut self, index: usize, other: usize) {
         let pair = (index.min(other), index.max(other));
         let wired = self.nodes[index].wired;

@@ -52,7 +52,7 @@ async fn an_operation_that_starts_again_and_again_ends_with_the_right_bits() {
 }
 
 /// As long as a lane may be stuck and is not given up.
-const BELOW_STALL: Duration = Duration::from_millis(1200);
+const BELOW_STALL: Duration = Duration::from_millis(900);
 
 #[tokio::test(start_paused = true)]
 async fn a_lane_stuck_in_an_old_frame_leaves_the_same_memory_alone_ever_after() {

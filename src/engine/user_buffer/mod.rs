@@ -24,8 +24,10 @@
 //! buffer is never written and there is no backup.
 #![allow(unsafe_code)]
 
+mod backup;
 mod loan;
 
+pub use backup::{Backup, Spares};
 pub use loan::{Lendable, Loans, OwnedPair, OwnedVec, lend, lend_all, with_loans};
 
 use std::any::Any;
@@ -71,21 +73,11 @@ struct Saved {
     backup: Option<Backup>,
 }
 
-/// As long as the buffer, but touched (and so backed by memory) only where it was written.
-struct Backup {
-    /// From `Box::into_raw`: lanes write disjoint segments of it at the same time.
-    bytes: *mut [u8],
-}
-
 // SAFETY: the pointers are to memory that `UserMemory::new`'s caller promised to leave to us, from
 // any thread; concurrent accesses touch disjoint segments (see the module's aliasing rule).
 unsafe impl Send for UserMemory {}
 // SAFETY: as above.
 unsafe impl Sync for UserMemory {}
-// SAFETY: it owns its bytes; concurrent accesses touch disjoint segments.
-unsafe impl Send for Backup {}
-// SAFETY: as above.
-unsafe impl Sync for Backup {}
 
 impl UserMemory {
     /// Lends `len_bytes` bytes at `send` (input) and at `recv` (output); in place if they are one.
@@ -262,36 +254,47 @@ impl UserBuffers {
             return;
         }
         let _inside = Access { buffers: memory };
-        let saved = std::mem::take(&mut *memory.saved());
-        let Some(backup) = saved.backup else {
+        let Saved { segments, backup } = std::mem::take(&mut *memory.saved());
+        let Some(backup) = backup else {
             return;
         };
-        let segments = match mutated(Mutation::PutBackFirstSegmentOnly) {
+        let count = match mutated(Mutation::PutBackFirstSegmentOnly) {
             true => 1,
             false => usize::MAX,
         };
-        for (start, end) in saved.segments.into_iter().take(segments) {
-            // SAFETY: both are inside their allocations, which are equally long (`prepare` checked
-            // the range). The buffers are revoked and idle, so nobody else refers to either; the
+        for (start, end) in segments.into_iter().take(count) {
+            // SAFETY: both are inside their allocations (`prepare` checked the range, and a backup is
+            // as long as the buffer at least). The buffers are revoked and idle, so nobody else refers to either; the
             // caller's memory is ours to write (`new`).
             unsafe {
-                let original = backup.bytes.cast::<u8>().add(start);
+                let original = backup.start().add(start);
                 memory
                     .recv
                     .add(start)
                     .copy_from_nonoverlapping(original, end - start);
             }
         }
+        memory.saved().backup = Some(backup);
     }
 
-    /// Drops the backup ahead of the memory itself: a lane that is stuck in the middle of a frame
-    /// keeps that alive.
+    /// Lends an operation in place memory for its backup; without, it is allocated once it is
+    /// needed. One that is too short, or comes too late, is dropped.
+    pub fn supply(&self, backup: Backup) {
+        let mut saved = self.memory.saved();
+        if saved.backup.is_none() && backup.len_bytes() >= self.memory.len_bytes {
+            saved.backup = Some(backup);
+        }
+    }
+
+    /// Forgets what was saved, and gives the backup back, ahead of the memory itself: a lane that is
+    /// stuck in the middle of a frame keeps that alive.
     ///
     /// Does nothing unless the buffers are revoked and idle.
-    pub fn release(&self) {
-        if self.is_at_rest() {
-            *self.memory.saved() = Saved::default();
+    pub fn release(&self) -> Option<Backup> {
+        if !self.is_at_rest() {
+            return None;
         }
+        std::mem::take(&mut *self.memory.saved()).backup
     }
 }
 
@@ -305,7 +308,7 @@ impl UserMemory {
         let saved = self.saved();
         let (_, end) = saved.segments.range(..=range.start).next_back()?;
         let backup = saved.backup.as_ref()?;
-        (range.end <= *end).then_some(backup.bytes.cast::<u8>())
+        (range.end <= *end).then_some(backup.start())
     }
 
     fn assert_inside(&self, range: &Range<usize>) {
@@ -314,13 +317,6 @@ impl UserMemory {
             "bytes {range:?} of a buffer of {}",
             self.len_bytes
         );
-    }
-}
-
-impl Drop for Backup {
-    fn drop(&mut self) {
-        // SAFETY: it came from `Box::into_raw` and nobody refers to it any more.
-        drop(unsafe { Box::from_raw(self.bytes) });
     }
 }
 
@@ -338,7 +334,7 @@ impl Access<'_> {
         if buffers.is_in_place()
             && let Some(backup) = buffers.backup_of(&range)
         {
-            // SAFETY: inside the backup, which is as long as the buffer and stays while an access
+            // SAFETY: inside the backup, which is as long as the buffer at least and stays while an access
             // is under way; a saved segment is only read.
             return unsafe { slice::from_raw_parts(backup.add(range.start), range.len()) };
         }
@@ -363,17 +359,13 @@ impl Access<'_> {
         if !buffers.is_in_place() || segment.is_empty() || buffers.backup_of(&segment).is_some() {
             return;
         }
-        let new_backup = || Backup {
-            bytes: Box::into_raw(vec![0u8; buffers.len_bytes].into_boxed_slice()),
-        };
         let backup = buffers
             .saved()
             .backup
-            .get_or_insert_with(new_backup)
-            .bytes
-            .cast::<u8>();
-        // SAFETY: both are inside their allocations, which are equally long; the segment is claimed
-        // by this access's holder and not yet noted as saved, so nobody else reads or writes it in
+            .get_or_insert_with(|| Backup::new(buffers.len_bytes))
+            .start();
+        // SAFETY: both are inside their allocations, as the backup is as long as the buffer at least;
+        // the segment is claimed by this access's holder and not yet noted as saved, so nobody else reads or writes it in
         // the backup, nor writes it in the buffer.
         unsafe {
             let original = buffers.recv.add(segment.start);

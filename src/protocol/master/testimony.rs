@@ -10,7 +10,7 @@
 //!   sound ──complaint──► broken ──a minute without another──► sound
 //!     ▲                    │
 //!     │                    ├─ had no lane, and either end says that one is up
-//!     '────────────────────┴─ no ring without it, and nobody tries it: once in a minute
+//!     '────────────────────┴─ no ring without it, and nobody tries it    (thrice in a minute)
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +20,15 @@ use tracing::{debug, warn};
 
 use super::epochs::{Rings, neighbours};
 use super::{Master, MasterConfig};
+use crate::mutation::{Mutation, mutated};
 use crate::types::{Epoch, PeerId, Timestamp};
 use crate::wire::control::LinkFault;
 
 /// How long a link that could not be made is kept out of rings: outages heal.
 const BROKEN_FOR: Duration = Duration::from_secs(60);
+
+/// How often a link is taken for sound again within that time.
+const GIVEN_BACK_MAX: u32 = 3;
 
 type Pair = (PeerId, PeerId);
 
@@ -35,8 +39,10 @@ pub(super) struct Testimony {
     /// waits for a second one that says whose fault it is.
     second_within: Duration,
     broken: BTreeMap<Pair, Broken>,
-    /// Taken for sound again without anybody saying so, and when.
-    tried_again: BTreeMap<Pair, Timestamp>,
+    /// Taken for sound again before their minute was over: since when, and how often. No more than
+    /// [`GIVEN_BACK_MAX`] times in a minute, or one end that says "up" again and again would keep
+    /// everybody from a ring.
+    given_back: BTreeMap<Pair, (Timestamp, u32)>,
     /// Between two newcomers: it may be the fault of either.
     suspected: BTreeMap<Pair, Timestamp>,
     /// With whom each peer has a link that failed, whichever of the two said so.
@@ -61,7 +67,7 @@ impl Testimony {
         Self {
             second_within,
             broken: BTreeMap::new(),
-            tried_again: BTreeMap::new(),
+            given_back: BTreeMap::new(),
             suspected: BTreeMap::new(),
             complaints: BTreeMap::new(),
         }
@@ -88,7 +94,7 @@ impl Testimony {
     pub(super) fn forget_peer(&mut self, peer: PeerId) {
         let is_other = |pair: &Pair| pair.0 != peer && pair.1 != peer;
         self.broken.retain(|pair, _| is_other(pair));
-        self.tried_again.retain(|pair, _| is_other(pair));
+        self.given_back.retain(|pair, _| is_other(pair));
         self.suspected.retain(|pair, _| is_other(pair));
         self.complaints.remove(&peer);
         for partners in self.complaints.values_mut() {
@@ -116,16 +122,28 @@ impl Testimony {
             last: now,
             opens: false,
         });
-        said.last = now;
+        said.last = said.last.max(now);
         said.opens |= fault == LinkFault::NothingDelivered;
     }
 
     /// A lane of this link is open.
-    fn withdraw(&mut self, pair: Pair) {
-        if self.broken.get(&pair).is_some_and(|said| !said.opens) {
-            self.broken.remove(&pair);
+    fn withdraw(&mut self, pair: Pair, now: Timestamp) {
+        let may_be = self.broken.get(&pair).is_some_and(|said| !said.opens);
+        if may_be && self.may_give_back(&pair) {
+            self.give_back(pair, now);
             self.forget_complaints();
         }
+    }
+
+    fn may_give_back(&self, pair: &Pair) -> bool {
+        let given_back = self.given_back.get(pair);
+        let may_be = given_back.is_none_or(|(_, times)| *times < GIVEN_BACK_MAX);
+        may_be && !mutated(Mutation::KeepComplaints)
+    }
+
+    fn give_back(&mut self, pair: Pair, now: Timestamp) {
+        self.broken.remove(&pair);
+        self.given_back.entry(pair).or_insert((now, 0)).1 += 1;
     }
 
     /// Both ends of each link of these rings say that it is there.
@@ -164,7 +182,8 @@ impl Testimony {
         if self.broken.len() < known {
             self.forget_complaints();
         }
-        self.tried_again.retain(|_, at| now < *at + BROKEN_FOR);
+        self.given_back
+            .retain(|_, (since, _)| now < *since + BROKEN_FOR);
     }
 }
 
@@ -222,7 +241,7 @@ impl Master {
     pub(super) fn on_link_up(&mut self, pair: Pair) {
         let is_accepted = |peer: &PeerId| self.members.get(peer).is_some_and(|m| m.accepted);
         if is_accepted(&pair.0) && is_accepted(&pair.1) {
-            self.testimony.withdraw(pair);
+            self.testimony.withdraw(pair, self.now);
         }
     }
 
@@ -240,7 +259,9 @@ impl Master {
             .members
             .get(&peer)
             .is_some_and(|member| member.accepted);
-        broken.iter().any(|pair| {
+        let group_of = |peer: PeerId| self.members.get(&peer).map(|member| member.group);
+        let of_its_group = |pair: &&Pair| group_of(pair.0) == group_of(peer);
+        broken.iter().filter(of_its_group).any(|pair| {
             let Some(Broken { first, .. }) = self.testimony.broken.get(pair).copied() else {
                 return false;
             };
@@ -288,13 +309,12 @@ impl Master {
             let said = self.testimony.broken.get(pair);
             let again = 2 * self.link_timeout(*pair) + self.config.heartbeat_interval;
             said.is_some_and(|said| said.last + again < self.now)
-                && !self.testimony.tried_again.contains_key(pair)
+                && self.testimony.may_give_back(pair)
         };
         let untried: Vec<Pair> = broken.iter().filter(|p| is_untried(p)).copied().collect();
         for pair in &untried {
             debug!(one = %self.name(pair.0), other = %self.name(pair.1), "tried again: there is no ring without this link");
-            self.testimony.broken.remove(pair);
-            self.testimony.tried_again.insert(*pair, self.now);
+            self.testimony.give_back(*pair, self.now);
         }
         self.testimony.forget_complaints();
         !untried.is_empty()

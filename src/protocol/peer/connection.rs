@@ -79,7 +79,7 @@ impl Peer {
             // path whose round trip is known a new attempt is sooner.
             (Hello::Resume { .. }, Some(watch)) => watch
                 .redial_time()
-                .max(ATTEMPT_FIRST.min(watch.floor() / 8))
+                .max(ATTEMPT_FIRST.min(watch.floor() / 4))
                 // Twice each: one lost packet must not cost all the time that is left.
                 .saturating_mul(1 << (attempts / 2).min(8))
                 .min(ATTEMPT_LONGEST),

@@ -51,7 +51,7 @@ pub(super) struct Node {
     pub(super) was_frozen: bool,
     /// Dead, but the system has not closed its listener yet.
     pub(super) port_lingers: bool,
-    connection: Option<ConnectionId>,
+    pub(super) connection: Option<ConnectionId>,
     wanted: BTreeSet<PeerId>,
     up: BTreeSet<PeerId>,
     running: BTreeMap<OperationId, Running>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::cluster::{Cluster, reduce};
 use crate::protocol::peer::{Command, Reply};
 use crate::types::{GroupId, PeerId};
-use crate::wire::control::LinkFault;
+use crate::wire::control::{LinkFault, ToMaster};
 
 fn ids(cluster: &Cluster) -> Vec<PeerId> {
     cluster.nodes.iter().map(|node| node.id.unwrap()).collect()
@@ -290,4 +290,49 @@ fn a_link_that_nobody_tries_any_more_is_tried_again_before_anybody_goes() {
             keeps_all(&mut cluster, 3, "it is mended");
         }
     }
+}
+
+#[test]
+fn who_says_up_of_a_link_that_it_does_not_make_holds_nobody_up_for_long() {
+    let mut cluster = Cluster::of(3);
+    let ids = ids(&cluster);
+    cluster.cut.insert((ids[1], ids[2]));
+    cluster.run();
+    let liar = cluster.nodes[2].connection.unwrap();
+    let mut told = 0;
+    while world(&cluster, 0) == 3 {
+        cluster.fail_link(1, ids[2]);
+        cluster.run();
+        pass_ms(&mut cluster, 100);
+        if cluster.nodes[2].peer.gone().is_none() {
+            let up = ToMaster::LinkState {
+                peer: ids[1],
+                up: true,
+            };
+            cluster.say_as(liar, up);
+            cluster.run();
+        }
+        pass_ms(&mut cluster, 900);
+        told += 1;
+        assert!(told < 10, "it is believed for ever");
+    }
+}
+
+#[test]
+fn a_link_that_is_back_before_anybody_was_told_costs_no_epoch() {
+    let mut cluster = Cluster::of(3);
+    let ids = ids(&cluster);
+    let before = cluster.master.epoch();
+    cluster.fail_link(1, ids[2]);
+    cluster.run();
+    let up = ToMaster::LinkState {
+        peer: ids[2],
+        up: true,
+    };
+    let witness = cluster.nodes[1].connection.unwrap();
+    cluster.say_as(witness, up);
+    cluster.run();
+    pass_ms(&mut cluster, 5000);
+    assert_eq!(cluster.master.epoch(), before);
+    keeps_all(&mut cluster, 3, "it is back");
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::connection::WINDOW_BYTES;
+
 /// The most that is sent as one piece, and the least that a slow path cuts it to: a packet's.
 const PIECE_BYTES_MAX: usize = 48 * 1024;
 const PACKET_BYTES: usize = 1460;
@@ -31,6 +33,13 @@ impl Path {
         rate_bytes_per_s: 4_000_000_000,
         is_cut: false,
     };
+
+    /// The most that one connection keeps under way: where the path is slow, no more than half a
+    /// second of it, as queues are that short and senders find that out.
+    pub(super) fn window_bytes(&self) -> usize {
+        let half_a_second = usize::try_from(self.rate_bytes_per_s / 2).unwrap_or(usize::MAX);
+        half_a_second.clamp(PIECE_BYTES_MAX / 2, WINDOW_BYTES)
+    }
 
     /// The most that may be sent as one piece.
     pub(super) fn piece_bytes_max(&self) -> usize {

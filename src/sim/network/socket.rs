@@ -95,16 +95,20 @@ impl AsyncWrite for Half {
         if end.sent_fin {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if end.credit == 0 {
-            end.writer = Some(context.waker().clone());
-            switch.blocked(self.number, self.side);
-            return Poll::Pending;
-        }
         let credit = end.credit;
         let [from, to] =
             [self.side, 1 - self.side].map(|side| machine_of(connection.ends[side].address));
-        let piece = switch.path(from, to).piece_bytes_max();
-        let mut len = buf.len().min(credit).min(piece);
+        let path = switch.path(from, to);
+        // What is under way and unread already counts.
+        let room = (credit + path.window_bytes()).saturating_sub(WINDOW_BYTES);
+        if room == 0 {
+            if let Some(connection) = switch.connections.get_mut(&self.number) {
+                connection.ends[self.side].writer = Some(context.waker().clone());
+            }
+            switch.blocked(self.number, self.side);
+            return Poll::Pending;
+        }
+        let mut len = buf.len().min(room).min(path.piece_bytes_max());
         if switch.dice.one_in(8) && len > 0 {
             len = 1 + switch.dice.below(len as u64) as usize;
         }

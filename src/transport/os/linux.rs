@@ -1,6 +1,8 @@
+#![allow(unsafe_code, reason = "TCP_INFO has no safe wrapper")]
 //! Socket options that only Linux has.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -17,6 +19,33 @@ pub(in crate::transport) fn set_user_timeout(
 /// the same pause.
 pub(in crate::transport) fn set_steady_retries(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_thin_linear_timeouts(true)
+}
+
+/// The name of the congestion control algorithm.
+pub(in crate::transport) fn congestion_control(socket: &SockRef<'_>) -> Option<String> {
+    let name = socket.tcp_congestion().ok()?;
+    let name = name.split(|byte| *byte == 0).next()?;
+    String::from_utf8(name.to_vec()).ok()
+}
+
+/// TCP_INFO: the kernel's estimate of the round trip, from the handshake on.
+pub(in crate::transport) fn round_trip(socket: &SockRef<'_>) -> Option<Duration> {
+    // SAFETY: plain integers, for which zeros are a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open while it is borrowed, and the kernel writes `len` bytes at
+    // most to `info`, which is that long.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    let micros = u64::from(info.tcpi_rtt);
+    (outcome == 0 && micros > 0).then(|| Duration::from_micros(micros))
 }
 
 /// TCP_CONGESTION: takes the algorithm of this name, which the kernel must have loaded and allow.

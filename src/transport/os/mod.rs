@@ -9,9 +9,13 @@ pub(super) mod fork;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub(super) use linux::{set_congestion_control, set_steady_retries, set_user_timeout};
+pub(super) use linux::{
+    congestion_control, round_trip, set_congestion_control, set_steady_retries, set_user_timeout,
+};
 
 #[cfg(not(target_os = "linux"))]
 mod portable;
 #[cfg(not(target_os = "linux"))]
-pub(super) use portable::{set_congestion_control, set_steady_retries, set_user_timeout};
+pub(super) use portable::{
+    congestion_control, round_trip, set_congestion_control, set_steady_retries, set_user_timeout,
+};

@@ -16,6 +16,16 @@ pub(in crate::transport) fn set_steady_retries(_: &SockRef<'_>) -> io::Result<()
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Not known here.
+pub(in crate::transport) fn congestion_control(_: &SockRef<'_>) -> Option<String> {
+    None
+}
+
+/// Not known here.
+pub(in crate::transport) fn round_trip(_: &SockRef<'_>) -> Option<Duration> {
+    None
+}
+
 /// Not available here; the system's algorithm is used.
 pub(in crate::transport) fn set_congestion_control(_: &SockRef<'_>, _: &str) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())

@@ -66,6 +66,12 @@ impl Change {
         !self.basis.newcomers.is_empty()
     }
 
+    /// Whether no peer has heard of it, nor of one that it replaced.
+    fn is_untold(&self, master: &Master) -> bool {
+        !matches!(self.stage, Stage::Proposed { .. })
+            && master.last_count == master.active.epoch.count
+    }
+
     /// The master was away for so long: nobody could tell it anything.
     pub(in crate::protocol::master) fn postpone(&mut self, away: Duration) {
         if let Stage::Proposed {
@@ -136,6 +142,11 @@ impl Master {
                 if suspects.iter().any(is_undecided) {
                     return;
                 }
+            }
+            // Nobody was told of a change yet, and it is over: what runs goes on.
+            Some(change) if change.is_untold(self) && self.active_still_fits(&basis) => {
+                self.change = None;
+                return;
             }
             Some(change) if change.basis.is_that_of(&basis, &change.stage) => return,
             Some(_) if mutated(Mutation::NeverReplaceProposal) => return,
