@@ -1,7 +1,7 @@
 //! What follows a step by itself: links, timers that are due, messages without a consequence,
 //! burials.
 
-use pccl::OperationId;
+use pccl::{OperationId, PeerId};
 use pccl::protocol::peer::{self, Peer};
 use pccl::wire::control::ToMaster;
 
