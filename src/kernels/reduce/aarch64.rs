@@ -1,6 +1,9 @@
 //! NEON: every aarch64 has it, and the compiler uses it by itself. Only its conversions of `f16`
 //! have to be asked for.
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "instructions without a stable intrinsic are written in assembly"
+)]
 
 use std::arch::aarch64::{float32x4_t, uint16x4_t};
 use std::arch::asm;

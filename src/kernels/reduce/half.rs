@@ -8,7 +8,8 @@ use super::scalar::Element;
 
 /// Bits of a half-precision float, in the lower half of a word, to `f32` and back.
 ///
-/// Integer arithmetic and selects only: loops over these become vector code of any processor.
+/// No branches and no tables: integer arithmetic and selects, and for the subnormal numbers of `f16`
+/// one addition or subtraction of floats. Loops over these become vector code of any processor.
 pub(super) trait Half: Sized {
     const INFINITY: u16;
     const NAN: u16;

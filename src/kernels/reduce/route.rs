@@ -79,7 +79,7 @@ impl Route {
         #[cfg(target_arch = "aarch64")]
         let faster = [Neon::detect().map(Choice::Neon)];
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let faster = [];
+        let faster: [Option<Choice>; 0] = [];
         portable
             .into_iter()
             .chain(faster.into_iter().flatten())

@@ -1,7 +1,9 @@
 //! The definition of every reduction: what one element and another give, to the bit.
 //!
 //! All of it is free of branches and inlined, so that a loop over it becomes vector code of
-//! whatever the loop is compiled for (see [`super::route`]).
+//! whatever the loop is compiled for (see [`super::route`]). For that, small integers are divided
+//! as floats, with one conversion that is `unsafe` (`by_float!`). The plainest reading of the
+//! definition is in the tests beside, and every route is compared with it.
 
 use std::num::NonZeroU32;
 
@@ -60,9 +62,12 @@ own_bytes! {
 macro_rules! by_float {
     ($dividend:expr, $world_size:expr, $float:ty, $whole:ty) => {{
         let quotient = <$float>::from($dividend) / $world_size.get() as $float;
+        #[allow(
+            unsafe_code,
+            reason = "`as` saturates, which takes vector code further instructions"
+        )]
         // SAFETY: the divisor is at least 1, so the quotient is finite and as small as the
         // dividend, which `$whole` holds.
-        #[allow(unsafe_code)]
         unsafe {
             quotient.to_int_unchecked::<$whole>()
         }

@@ -1,7 +1,10 @@
 //! AVX2 with F16C, and AVX-512: loops compiled for them, and their conversions of `f16`.
 //!
 //! AVX512-BF16 stays unused: it takes subnormal numbers for zero.
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "that the processor has the instructions is known at run time only"
+)]
 
 use std::arch::is_x86_feature_detected as has;
 use std::arch::x86_64::{

@@ -4,17 +4,15 @@
 //! It does what a real network's cables do, so it must not be late: it has a real-time priority
 //! where that is allowed, and counts how late it was where it is not.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tun_rs::{DeviceBuilder, SyncDevice, VIRTIO_NET_HDR_LEN};
 
+use super::control::Control;
 use super::link::Nanos;
-use super::order;
 use super::os::{self, Poll};
 use super::packet::Packet;
 use super::world::World;
@@ -51,19 +49,6 @@ pub(super) fn open_device(name: &str) -> Result<SyncDevice, String> {
     Ok(device)
 }
 
-/// Where orders come from, a line each (see `order.rs`).
-pub(super) fn open_control(path: &Path) -> Result<File, String> {
-    use std::os::unix::fs::OpenOptionsExt;
-
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    os::make_fifo(path).map_err(failed)?;
-    // A FIFO that is open for writing here, too, never ends when a writer goes.
-    let mut options = File::options();
-    options.read(true).write(true);
-    let options = options.custom_flags(libc::O_NONBLOCK);
-    options.open(path).map_err(failed)
-}
-
 /// How well the emulator kept up.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
@@ -81,9 +66,7 @@ pub(super) struct Pace {
 
 pub(super) struct Emulator {
     devices: Vec<SyncDevice>,
-    control: File,
-    /// The part of an order whose end has not come yet.
-    order: Vec<u8>,
+    control: Control,
     world: World,
     buffers: Vec<Vec<u8>>,
     started: Instant,
@@ -92,11 +75,10 @@ pub(super) struct Emulator {
 
 impl Emulator {
     /// One device for each machine of the world.
-    pub(super) fn new(devices: Vec<SyncDevice>, control: File, world: World) -> Self {
+    pub(super) fn new(devices: Vec<SyncDevice>, control: Control, world: World) -> Self {
         Self {
             devices,
             control,
-            order: Vec::new(),
             world,
             buffers: Vec::new(),
             started: Instant::now(),
@@ -111,7 +93,7 @@ impl Emulator {
         }
         let devices = self.devices.iter().map(AsRawFd::as_raw_fd);
         let mut poll = Poll::new(devices.chain([self.control.as_raw_fd()]));
-        let breath = Duration::from_nanos(self.world.shortest_delay_ns() / 100).min(BREATH);
+        let mut breath = self.breath();
         let mut was_busy = false;
         while !is_over.load(Ordering::Relaxed) {
             if was_busy {
@@ -128,6 +110,8 @@ impl Emulator {
             let packets = self.pace.packets;
             if poll.is_ready(self.devices.len()) {
                 self.obey();
+                // Delays may be others now.
+                breath = self.breath();
             }
             for machine in 0..self.devices.len() {
                 if poll.is_ready(machine) {
@@ -140,6 +124,11 @@ impl Emulator {
         self.pace.wall = self.started.elapsed();
         self.pace.cpu = os::cpu_time();
         Ok((self.world, self.pace))
+    }
+
+    /// How long to rest after a turn that was busy.
+    fn breath(&self) -> Duration {
+        Duration::from_nanos(self.world.shortest_delay_ns() / 100).min(BREATH)
     }
 
     fn now(&self) -> Nanos {
@@ -200,18 +189,9 @@ impl Emulator {
 
     /// Reads what the control channel says.
     fn obey(&mut self) {
-        let mut bytes = [0; 4096];
-        while let Ok(len) = self.control.read(&mut bytes) {
-            self.order.extend_from_slice(&bytes[..len]);
-            if len == 0 {
-                break;
-            }
-        }
-        while let Some(end) = self.order.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.order.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line);
-            match order::parse_all(&line, self.devices.len()) {
-                Ok(orders) => orders.into_iter().for_each(|order| self.world.obey(order)),
+        for order in self.control.read(self.devices.len()) {
+            match order {
+                Ok(order) => self.world.obey(order),
                 Err(reason) => eprintln!("wan: {reason}"),
             }
         }

@@ -39,9 +39,32 @@ pub(super) struct Line {
 
 impl Line {
     /// Bytes that wait or are under way onto the line.
-    pub(super) fn backlog_bytes(&self, now: Nanos, rate_bit: u64) -> u64 {
+    fn backlog_bytes(&self, now: Nanos, rate_bit: u64) -> u64 {
         let busy_ns = self.free_at_ns.saturating_sub(now);
         (u128::from(busy_ns) * u128::from(rate_bit) / 8_000_000_000) as u64
+    }
+
+    /// How many of so many segments, from the first on, find room in the queue before the line.
+    pub(super) fn fitting(
+        &self,
+        now: Nanos,
+        rate_bit: u64,
+        queue_bytes: u64,
+        segments: usize,
+        wire_bytes: impl Fn(usize) -> u64,
+    ) -> usize {
+        if rate_bit == 0 {
+            return segments;
+        }
+        let waiting = self.backlog_bytes(now, rate_bit);
+        let room = queue_bytes.saturating_sub(waiting);
+        // A queue has room for a packet while it is empty, however small it is.
+        let at_least = segments.min(usize::from(waiting == 0));
+        let mut fitting = segments;
+        while fitting > at_least && wire_bytes(fitting) > room {
+            fitting -= 1;
+        }
+        fitting
     }
 
     /// Puts bytes behind those that wait; returns when the last has left.
@@ -104,16 +127,9 @@ impl Link {
         wire_bytes: impl Fn(usize) -> u64,
     ) -> Fate {
         let shape = self.shape;
-        let waiting = self.line.backlog_bytes(now, shape.rate_bit);
-        let room = match shape.rate_bit {
-            0 => u64::MAX,
-            _ => shape.queue_bytes.saturating_sub(waiting),
-        };
-        let mut fitted = segments;
-        // A queue has room for a packet while it is empty, however small it is.
-        while fitted > usize::from(waiting == 0) && wire_bytes(fitted) > room {
-            fitted -= 1;
-        }
+        let (rate_bit, queue_bytes) = (shape.rate_bit, shape.queue_bytes);
+        let line = &self.line;
+        let fitted = line.fitting(now, rate_bit, queue_bytes, segments, &wire_bytes);
         let bytes = if fitted == 0 { 0 } else { wire_bytes(fitted) };
         let sent_at = self.line.send(now, bytes, shape.rate_bit);
         let delay_ns = shape.delay_ns + self.wander.at(sent_at, shape.jitter_ns);

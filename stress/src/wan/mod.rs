@@ -10,10 +10,12 @@
 //!                              link.rs: queue, rate, loss, delay, jitter            [pure]
 //!                              packet.rs: super-packets and their segments          [pure]
 //!                              order.rs: matrix file, cuts while it runs            [pure]
+//!                 control.rs: the FIFO that brings those
 //! ```
 //!
 //! `docs/TESTING.md` says what it can be used for, and what one connection can reach.
 
+mod control;
 mod emulator;
 mod link;
 mod machine;
@@ -29,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::net;
+use control::Control;
 use emulator::{Emulator, Pace};
 use link::{Nanos, Shape};
 use machine::Machine;
@@ -113,7 +116,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
         return Err("wan needs root, /dev/net/tun, ip, unshare and setpriv".to_owned());
     }
     let control_path = Path::new(CONTROL);
-    let control = emulator::open_control(control_path)?;
+    let control = Control::open(control_path)?;
     let peers = usize::from(arguments.peers);
     let mut machines = Vec::new();
     let mut devices = Vec::new();

@@ -65,7 +65,8 @@ impl Change {
     }
 }
 
-fn usual_queue(rtt_ns: Nanos, rate_bit: u64) -> u64 {
+/// Bytes that are under way in one round trip, and at least 256 KiB.
+pub(super) fn usual_queue(rtt_ns: Nanos, rate_bit: u64) -> u64 {
     const LEAST: u64 = 256 << 10;
     let under_way = u128::from(rate_bit) * u128::from(rtt_ns) / 8_000_000_000;
     LEAST.max(under_way as u64)
@@ -83,13 +84,21 @@ pub(super) enum Order {
 pub(super) fn parse_all(text: &str, peers: usize) -> Result<Vec<Order>, String> {
     let mut orders = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        if !line.is_empty() {
-            let order = parse(line, peers);
-            orders.push(order.map_err(|reason| format!("line {number}: `{line}`: {reason}"))?);
-        }
+        orders.extend(parse_line(number, line, peers)?);
     }
     Ok(orders)
+}
+
+/// The order of a line, if there is any, or why it is none.
+pub(super) fn parse_line(number: u64, line: &str, peers: usize) -> Result<Option<Order>, String> {
+    let line = line.split('#').next().unwrap_or_default().trim();
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let order = parse(line, peers);
+    order
+        .map(Some)
+        .map_err(|reason| format!("line {number}: `{line}`: {reason}"))
 }
 
 /// One line without a comment.

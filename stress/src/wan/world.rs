@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use super::link::{Fate, Line, Link, Nanos, Shape};
-use super::order::Order;
+use super::order::{self, Order};
 use super::packet::Packet;
 
 /// What became of the segments that one peer sent to another.
@@ -102,11 +102,14 @@ impl World {
         let mut passed = segments;
         if *egress_bit > 0 {
             // All queues of a machine are as large as that of the link that is sent over.
-            let waiting = egress.backlog_bytes(now, *egress_bit);
-            if waiting > 0 && waiting + packet.wire_bytes(segments) > link.shape.queue_bytes {
-                passed = 0;
-            } else {
-                ready_at = egress.send(now, packet.wire_bytes(segments), *egress_bit);
+            let queue_bytes = match link.shape.queue_bytes {
+                0 => order::usual_queue(2 * link.shape.delay_ns, *egress_bit),
+                bytes => bytes,
+            };
+            let bytes_of = |segments| packet.wire_bytes(segments);
+            passed = egress.fitting(now, *egress_bit, queue_bytes, segments, bytes_of);
+            if passed > 0 {
+                ready_at = egress.send(now, packet.wire_bytes(passed), *egress_bit);
             }
         }
         let fate = link.offer(ready_at, passed, |segments| packet.wire_bytes(segments));
@@ -321,6 +324,23 @@ mod tests {
         assert_eq!(world.next_at(), Some(10_600_000));
         assert_eq!(arrivals(&mut world, 11 * MILLISECOND), [(1, 5)]);
         assert_eq!(world.next_at(), Some(16_200_000));
+    }
+
+    #[test]
+    fn a_full_egress_queue_drops_segments_from_the_tail() {
+        // 140 bytes each; a queue of 0 is the usual one, of 256 KiB.
+        for (queue_kib, fitting) in [("1", 7), ("0", 1872)] {
+            let mut world = world(0);
+            obey(&mut world, "egress 0 1");
+            obey(&mut world, &format!("0>1 - - - - {queue_kib}"));
+            for _ in 0..1000 {
+                world.send(0, 0, to(1));
+            }
+            let arrived = arrivals(&mut world, 10_000 * MILLISECOND);
+            let segments: usize = arrived.iter().map(|(_, segments)| segments).sum();
+            assert_eq!(segments, fitting);
+            assert_eq!(world.counts()[0][1].overflowed, 5000 - fitting as u64);
+        }
     }
 
     #[test]

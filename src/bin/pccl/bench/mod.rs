@@ -82,8 +82,8 @@ struct Workload {
     #[arg(long)]
     in_place: bool,
     /// Also measure bare sockets, K to a link, by turns with each iteration: as many bytes, the
-    /// same processes, and no library.
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// same processes, and no library. At most 128.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=raw::MOST_STREAMS))]
     raw: Option<u16>,
     /// Pages of the buffers.
     #[arg(long, value_enum, default_value_t = Pages::Huge)]

@@ -3,6 +3,8 @@
 //! When a process dies the kernel frees its memory before it closes its sockets, page by page: a
 //! peer with 512 MiB on small pages is noticed tens of milliseconds later than one on huge pages.
 //! Faulting them in costs as much, in the first operation.
+//!
+//! `stress` includes this file by its path (`stress/src/main.rs`).
 
 use std::io;
 use std::marker::PhantomData;

@@ -4,6 +4,9 @@
 //! Each link has some streams and each stream a thread at both ends, which run before a
 //! measurement begins. The bytes come from memory of that size and go to as much, on the same
 //! kind of pages as the operation's; nothing is reduced, and nobody waits for anybody.
+//!
+//! A stream begins with the rank of who dialled it (`u32`, little-endian): whoever else finds the
+//! port is refused.
 #![allow(
     clippy::disallowed_types,
     reason = "bare sockets are what the library is compared with"
@@ -25,7 +28,11 @@ use super::peer::EXCHANGE;
 /// What is written and read at once.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// For the left neighbour to dial.
+/// Streams of one link. All of them are dialled before any is accepted, so as many as a listener of
+/// std lets wait: with more, every peer would wait for its right neighbour to accept.
+pub(super) const MOST_STREAMS: i64 = 128;
+
+/// For a dialled connection to stand, and for an accepted one to say whose it is.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One congestion control's measurements of one size at one peer.
@@ -58,25 +65,27 @@ impl RawRing {
         let failed = |error: io::Error| format!("bare sockets under {name}: {error}");
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(failed)?;
         let members = communicator.members();
-        let rank = communicator.rank().ok_or("this peer has no rank")?.0 as usize;
+        let own_rank = communicator.rank().ok_or("this peer has no rank")?.0;
+        let rank = own_rank as usize;
         let mut ports = vec![0_u64; members.len()];
         ports[rank] = u64::from(listener.local_addr().map_err(failed)?.port());
         communicator
             .all_reduce_in_place(&mut ports, &ReduceOptions::sum().tag(EXCHANGE))
             .map_err(|error| error.to_string())?;
         let right = (rank + 1) % members.len();
+        let left = (rank + members.len() - 1) % members.len();
         let ip = host(&members[right].address)?;
         let to = SocketAddr::new(ip, u16::try_from(ports[right]).unwrap_or_default());
 
         let (finished, done) = mpsc::channel();
         let mut work = Vec::new();
         for _ in 0..streams {
-            let outgoing = TcpStream::connect_timeout(&to, DIAL_TIMEOUT).map_err(failed)?;
+            let outgoing = dial(&to, own_rank).map_err(failed)?;
             prepare(&outgoing, congestion).map_err(failed)?;
             work.push(start(outgoing, pages, finished.clone(), send));
         }
         for _ in 0..streams {
-            let (incoming, _) = listener.accept().map_err(failed)?;
+            let incoming = accept(&listener, left as u32).map_err(failed)?;
             prepare(&incoming, congestion).map_err(failed)?;
             work.push(start(incoming, pages, finished.clone(), receive));
         }
@@ -140,6 +149,27 @@ fn host(address: &str) -> Result<IpAddr, String> {
         .map_err(|error| format!("{address}: {error}"))
 }
 
+fn dial(to: &SocketAddr, own_rank: u32) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(to, DIAL_TIMEOUT)?;
+    stream.write_all(&own_rank.to_le_bytes())?;
+    Ok(stream)
+}
+
+/// The next connection of the peer with this rank.
+fn accept(listener: &TcpListener, rank: u32) -> io::Result<TcpStream> {
+    loop {
+        let (mut stream, address) = listener.accept()?;
+        stream.set_read_timeout(Some(DIAL_TIMEOUT))?;
+        let mut said = [0; 4];
+        let outcome = stream.read_exact(&mut said);
+        if outcome.is_ok() && u32::from_le_bytes(said) == rank {
+            stream.set_read_timeout(None)?;
+            return Ok(stream);
+        }
+        eprintln!("pccl bench: refused a connection from {address}, which is not of rank {rank}");
+    }
+}
+
 fn prepare(stream: &TcpStream, congestion: Option<&str>) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
@@ -195,7 +225,36 @@ fn receive(mut stream: &TcpStream, memory: &mut [u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Shutdown;
+
     use super::*;
+
+    #[test]
+    fn only_the_neighbours_connection_is_taken() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let to = listener.local_addr().expect("an address");
+        let silent = TcpStream::connect(to).expect("a connection");
+        silent.shutdown(Shutdown::Write).expect("an end");
+        let _of_another_ring = dial(&to, 7).expect("a connection");
+        let neighbour = dial(&to, 2).expect("a connection");
+        let accepted = accept(&listener, 2).expect("the neighbour's");
+        assert_eq!(
+            accepted.peer_addr().expect("an address"),
+            neighbour.local_addr().expect("an address")
+        );
+        assert_eq!(accepted.read_timeout().expect("a setting"), None);
+    }
+
+    #[test]
+    fn all_streams_of_a_link_stand_before_one_is_accepted() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let to = listener.local_addr().expect("an address");
+        let dialled: Vec<_> = (0..MOST_STREAMS).map(|_| dial(&to, 0)).collect();
+        assert!(dialled.iter().all(io::Result::is_ok));
+        for _ in &dialled {
+            assert!(accept(&listener, 0).is_ok());
+        }
+    }
 
     #[test]
     fn the_streams_share_all_bytes() {

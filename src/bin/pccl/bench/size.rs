@@ -1,4 +1,6 @@
 //! Sizes as people write them: `4`, `64KiB`, `1MB`.
+//!
+//! `stress` includes this file by its path (`stress/src/main.rs`).
 
 /// Units by suffix. Decimal ones are powers of 1000, binary ones (`Ki`, `Mi`, `Gi`) of 1024.
 const UNITS: [(&str, u64); 7] = [
