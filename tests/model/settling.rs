@@ -1,9 +1,9 @@
 //! What follows a step by itself: links, timers that are due, messages without a consequence,
 //! burials.
 
-use pccl::{OperationId, PeerId};
 use pccl::protocol::peer::{self, Peer};
 use pccl::wire::control::ToMaster;
+use pccl::{OperationId, PeerId};
 
 use super::state::{Line, State};
 

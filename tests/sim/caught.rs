@@ -15,98 +15,98 @@ type Caught = &'static [(Mutation, &'static [u64])];
 
 /// Seen by I1.
 const MEMBERSHIP_IS_LINEAR: Caught = &[
-    (Mutation::OpenAtProposal, &[1, 61]),
-    (Mutation::RingOfItsOwn, &[125, 155]),
+    (Mutation::OpenAtProposal, &[1, 61, 186, 3]),
+    (Mutation::RingOfItsOwn, &[125, 155, 1, 31]),
 ];
 
 /// Seen by I2.
 const SAME_BITS: Caught = &[
-    (Mutation::SettleAtFirstDone, &[81]),
-    (Mutation::CommitAllAtEpochEnd, &[156]),
-    (Mutation::TakeRepeats, &[129]),
-    (Mutation::TakeTornSegments, &[68]),
-    (Mutation::TakeStaleFrames, &[100]),
+    (Mutation::SettleAtFirstDone, &[156]),
+    (Mutation::CommitAllAtEpochEnd, &[133]),
+    (Mutation::TakeRepeats, &[34]),
+    (Mutation::TakeStaleFrames, &[116]),
 ];
 
 /// Seen by I3.
 const ONE_OUTCOME: Caught = &[
-    (Mutation::ForgetDebt, &[170, 82]),
-    (Mutation::EndAtDeadline, &[124, 152]),
+    (Mutation::ForgetDebt, &[170, 82, 83, 38]),
+    (Mutation::EndAtDeadline, &[124, 152, 148, 12]),
 ];
 
 /// Seen by I4.
 const CONTRIBUTIONS: Caught = &[
-    (Mutation::SettleAtFirstDone, &[45, 154]),
+    (Mutation::SettleAtFirstDone, &[45, 47, 154, 170]),
     (Mutation::ReuseEpochNumber, &[127]),
-    (Mutation::CommitAllAtEpochEnd, &[98, 89]),
-    (Mutation::TakeRepeats, &[100, 152]),
-    (Mutation::TakeTornSegments, &[32, 36]),
-    (Mutation::TakeStaleFrames, &[80, 116]),
-    (Mutation::DropDescriptorCheck, &[59, 179]),
-    (Mutation::NewRingContributes, &[124, 74]),
-    (Mutation::EmptyNeedsNobody, &[170, 12]),
-    (Mutation::StoreInsteadOfCombine, &[70, 174]),
-    (Mutation::RestartWithoutRollBack, &[197]),
-    (Mutation::SkipRollBack, &[197]),
+    (Mutation::CommitAllAtEpochEnd, &[98, 89, 135, 82]),
+    (Mutation::TakeRepeats, &[100, 24, 8, 104]),
+    (Mutation::TakeTornSegments, &[122, 8, 104, 120]),
+    (Mutation::TakeStaleFrames, &[80, 68, 96, 152]),
+    (Mutation::DropDescriptorCheck, &[59, 127]),
+    (Mutation::NewRingContributes, &[124, 74, 41, 70]),
+    (Mutation::EmptyNeedsNobody, &[170, 162, 12, 6]),
+    (Mutation::StoreInsteadOfCombine, &[34, 57, 86, 1]),
+    (Mutation::RestartWithoutRollBack, &[128, 152, 197]),
+    (Mutation::SkipRollBack, &[128]),
     (Mutation::PutBackFirstSegmentOnly, &[197]),
+    (Mutation::IgnoreHeartbeats, &[164]),
 ];
 
 /// Seen by I5.
 const STATE_PARITY: Caught = &[
     (Mutation::SettleWhileChanging, &[32]),
-    (Mutation::CommitSyncAtFirstReceived, &[4, 81]),
-    (Mutation::SayReceivedTooEarly, &[1, 34]),
-    (Mutation::RevisionByTwo, &[66, 192]),
-    (Mutation::TaintedElectable, &[92]),
-    (Mutation::ForgetTaint, &[92]),
+    (Mutation::CommitSyncAtFirstReceived, &[156, 4, 81, 6]),
+    (Mutation::SayReceivedTooEarly, &[1, 34, 57, 86]),
+    (Mutation::RevisionByTwo, &[66, 192, 3, 112]),
+    (Mutation::TaintedElectable, &[92, 100, 44]),
+    (Mutation::ForgetTaint, &[180, 92, 100, 44]),
 ];
 
 /// Seen by I6.
 const BOUNDED_BLOCKING: Caught = &[
-    (Mutation::ReuseEpochNumber, &[167, 141]),
+    (Mutation::ReuseEpochNumber, &[88, 167, 185, 141]),
     (Mutation::SettleWhileChanging, &[40]),
-    (Mutation::KeepUnlisted, &[56, 31]),
-    (Mutation::ResumeSaysNothing, &[91, 9]),
-    (Mutation::TakeStaleFrames, &[128]),
-    (Mutation::NeverReplaceProposal, &[158, 29]),
-    (Mutation::NoResendAfterBrokenLane, &[88, 196]),
-    (Mutation::NoGrant, &[133, 62]),
-    (Mutation::MeetingNeverFails, &[15, 168]),
-    (Mutation::IgnoreHeartbeats, &[119]),
-    (Mutation::EndAtDeadline, &[16]),
+    (Mutation::KeepUnlisted, &[125, 102, 127, 32]),
+    (Mutation::ResumeSaysNothing, &[183, 179, 91, 80]),
+    (Mutation::EndAtDeadline, &[24]),
+    (Mutation::NeverReplaceProposal, &[158, 97, 29, 166]),
+    (Mutation::NoResendAfterBrokenLane, &[116, 34, 160, 49]),
+    (Mutation::NoGrant, &[133, 62, 5, 177]),
+    (Mutation::MeetingNeverFails, &[119, 15, 163, 115]),
 ];
 
 /// Seen by I7.
 const ABORT_LEAVES_NOTHING: Caught = &[
-    (Mutation::RestartWithoutRollBack, &[16]),
-    (Mutation::SkipRollBack, &[123, 116]),
-    (Mutation::PutBackFirstSegmentOnly, &[116, 124]),
-    (Mutation::ReplyBeforeRollBack, &[123, 116]),
+    (Mutation::RestartWithoutRollBack, &[68]),
+    (Mutation::SkipRollBack, &[123, 116, 149, 82]),
+    (Mutation::PutBackFirstSegmentOnly, &[116, 124, 152, 80]),
+    (Mutation::ReplyBeforeRollBack, &[123, 116, 149, 82]),
 ];
 
 /// Seen by I8.
 const NOTHING_LEFT_OVER: Caught = &[
-    (Mutation::KeepLaneTasks, &[63, 175]),
-    (Mutation::KeepListener, &[107, 119]),
-    (Mutation::KeepMemory, &[107, 163]),
+    (Mutation::KeepLaneTasks, &[63, 175, 135, 161]),
+    (Mutation::KeepListener, &[107, 63, 175, 119]),
+    (Mutation::KeepMemory, &[163, 107, 63, 87]),
 ];
 
 /// Seen by a checker without a number.
 const RIGHT_EVICTIONS: Caught = &[
+    (Mutation::ReuseEpochNumber, &[38]),
     (Mutation::ResumeSaysNothing, &[18]),
-    (Mutation::OneWitnessKills, &[18, 140]),
-    (Mutation::IgnoreHeartbeats, &[98, 147]),
+    (Mutation::OneWitnessKills, &[18, 140, 139, 38]),
+    (Mutation::KeepComplaints, &[160]),
+    (Mutation::IgnoreHeartbeats, &[98, 147, 63, 149]),
 ];
 
 /// Seen by a checker without a number.
 const SILENCES_END: Caught = &[
     (Mutation::NeverReplaceProposal, &[135]),
-    (Mutation::IgnoreSilence, &[158, 141]),
+    (Mutation::IgnoreSilence, &[158, 161, 141, 135]),
 ];
 
 /// Seen by a checker without a number.
 const NO_COMPLAINTS: Caught = &[
-    (Mutation::SettleWhileChanging, &[34, 57]),
+    (Mutation::SettleWhileChanging, &[34, 57, 86, 70]),
     (Mutation::RevisionByTwo, &[34]),
 ];
 

@@ -34,11 +34,11 @@ impl Path {
         is_cut: false,
     };
 
-    /// The most that one connection keeps under way: where the path is slow, no more than half a
-    /// second of it, as queues are that short and senders find that out.
+    /// The most that one connection keeps under way: an eighth of a second of a slow path, as queues
+    /// are short and senders find that out.
     pub(super) fn window_bytes(&self) -> usize {
-        let half_a_second = usize::try_from(self.rate_bytes_per_s / 2).unwrap_or(usize::MAX);
-        half_a_second.clamp(PIECE_BYTES_MAX / 2, WINDOW_BYTES)
+        let queue = usize::try_from(self.rate_bytes_per_s / 8).unwrap_or(usize::MAX);
+        queue.clamp(4 * PACKET_BYTES, WINDOW_BYTES)
     }
 
     /// The most that may be sent as one piece.

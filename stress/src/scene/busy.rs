@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &Arguments, folder: &Path) -> Result<bool, String> 
     let second = ["--settle-at", ALL, "--group", "1"];
     stage.join_with(&[&second[..], &["--compute-ms", &long]].concat())?;
     stage.join_with(&second)?;
-    wait_for_all(&mut stage, bounds, TRAINING)?;
+    wait_for_all(&mut stage, bounds, TRAINING, Duration::ZERO)?;
     let minutes = arguments.minutes.clamp(0.0, 1e6);
     let end = Instant::now() + Duration::from_secs_f64(60.0 * minutes);
     while Instant::now() < end {

@@ -26,7 +26,8 @@ pub(super) fn play(arguments: &Arguments, work: Work, folder: &Path) -> Result<H
     for _ in 0..arguments.peers {
         stage.join_with(&["--settle-at", &all, "--pause-ms", &idle])?;
     }
-    wait_for_all(&mut stage, bounds, arguments.peers)?;
+    let pause = Duration::from_millis(arguments.idle_ms);
+    wait_for_all(&mut stage, bounds, arguments.peers, pause)?;
     // All of them have ended the same all-reduce by then, and none has begun the next.
     stage.wait(Duration::from_millis(arguments.idle_ms / 4))?;
 

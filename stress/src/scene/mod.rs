@@ -126,6 +126,9 @@ impl Arguments {
 
 /// Returns whether all promises were kept in all repeats.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
+    if arguments.fault == Fault::KillTwo && arguments.peers < 4 {
+        return Err("kill-two needs --peers 4 or more: two must be left to go on".to_owned());
+    }
     let needs_networks = matches!(
         arguments.fault,
         Fault::Cut | Fault::CutOneWay | Fault::CutPair | Fault::IdleCut
@@ -188,7 +191,7 @@ fn play(
         }
         stage.join_with(&more)?;
     }
-    wait_for_all(&mut stage, bounds, arguments.peers)?;
+    wait_for_all(&mut stage, bounds, arguments.peers, Duration::ZERO)?;
     // Long enough for some all-reduces before, to compare with.
     let mut moment = |from, to| Duration::from_millis(random.within(from, to));
     stage.wait(moment(1000, 1500))?;
@@ -234,10 +237,17 @@ fn play(
     Ok(history)
 }
 
-/// Until somebody has reduced with all peers.
-fn wait_for_all(stage: &mut Stage, bounds: Bounds, peers: u64) -> Result<(), String> {
+/// Until somebody has reduced with all peers, which do nothing for `pause` between all-reduces.
+fn wait_for_all(
+    stage: &mut Stage,
+    bounds: Bounds,
+    peers: u64,
+    pause: Duration,
+) -> Result<(), String> {
     let look = Duration::from_millis(100);
-    for _ in 0..START_TIMEOUT.as_millis() / look.as_millis() {
+    // One all-reduce may be done without the last to come.
+    let patience = START_TIMEOUT + 2 * pause;
+    for _ in 0..patience.as_millis() / look.as_millis() {
         let history = History::read(stage.folder(), bounds)?;
         let has_all = |line: &Line| matches!(&line.event, Event::Committed { world, .. } if u64::from(*world) == peers);
         if peers == 1 || history.lines.iter().any(has_all) {
