@@ -9,7 +9,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::{Instant, advance, sleep_until};
+use tokio::time::{Instant, advance, sleep, sleep_until};
 
 use super::history::{ProcessId, WorldTime};
 use super::network::Machine;
@@ -55,7 +55,8 @@ impl Process {
             .enable_time()
             .start_paused(true)
             .build()?;
-        let start = runtime.block_on(async { Instant::now() });
+        // The first moment of its own clock, which stands still.
+        let start = runtime.block_on(async { sleep(Duration::ZERO).deadline() });
         drop(runtime.spawn(main));
         Ok(Self {
             id,
