@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              +--------------------- DataPlane ---------------------+
-//!  lane -----> | reader: claim, read into output, reduce, arrived    |
+//!  lane -----> | reader: claim, read, combine into output, arrived   |
 //!              |              |                                      |
 //!              |              v due                                  |
 //!              |           Outbox (one for each link)                |
