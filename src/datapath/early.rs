@@ -5,15 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::EAGER_BYTES;
+use super::{ADVANCE_BYTES, EAGER_BYTES};
 use crate::types::{OperationId, PeerId};
 use crate::wire::lane::FrameHeader;
 
 /// Operations of one peer that may have early frames at a time.
 const EARLY_OPERATIONS_MAX: usize = 4096;
 
-/// Bytes of one peer that may be early: 256 operations with all that each may send.
-const EARLY_BYTES_MAX: usize = 256 * EAGER_BYTES;
+/// Bytes of one peer that may be early: 256 operations with all that each may send, and what they may
+/// send together.
+const EARLY_BYTES_MAX: usize = 256 * EAGER_BYTES + ADVANCE_BYTES;
 
 /// Frames of one peer that may be early: each costs some hundred bytes beside its payload. Honest
 /// peers send at most one for each operation and hop, and larger ones by the dozen.
@@ -61,6 +62,18 @@ struct OnTheWay {
     lanes: usize,
 }
 
+impl OfPeer {
+    /// What the operations of this one's epoch have sent beyond the eager amount of each.
+    fn advance(&self, id: &OperationId) -> usize {
+        let of_epoch = self
+            .operations
+            .iter()
+            .filter(|(op, _)| op.epoch == id.epoch);
+        let beyond = |known: &OfOperation| known.bytes.saturating_sub(EAGER_BYTES);
+        of_epoch.map(|(_, known)| beyond(known)).sum()
+    }
+}
+
 impl OfOperation {
     /// Notes that a frame comes over one lane less. False: over none it came.
     fn leave(&mut self, place: Place) -> bool {
@@ -99,9 +112,12 @@ impl Early {
                 "early frames of more than {EARLY_OPERATIONS_MAX} operations"
             ));
         }
-        if known.map_or(0, |known| known.bytes) + len > EAGER_BYTES {
+        let of_operation = known.map_or(0, |known| known.bytes) + len;
+        if of_operation > EAGER_BYTES
+            && of_peer.advance(&id) + (of_operation - EAGER_BYTES).min(len) > ADVANCE_BYTES
+        {
             return Err(format!(
-                "more than {EAGER_BYTES} early bytes of operation {id}"
+                "more than {EAGER_BYTES} early bytes of operation {id}, and {ADVANCE_BYTES} of all"
             ));
         }
         if of_peer.bytes + len > EARLY_BYTES_MAX {
@@ -248,7 +264,6 @@ mod tests {
     fn an_operation_may_be_early_by_the_eager_amount() {
         let mut early = Early::default();
         assert_eq!(early.reserve(PEER, &header(1, 0, EAGER_BYTES)), Ok(true));
-        assert!(early.reserve(PEER, &header(1, 1, 1)).is_err());
         assert_eq!(early.reserve(PEER, &header(2, 0, 1)), Ok(true));
         early.keep(PEER, frame(header(1, 0, EAGER_BYTES)));
         assert_eq!(
@@ -260,6 +275,26 @@ mod tests {
         assert_eq!(early.bytes(), EAGER_BYTES);
         assert_eq!(early.take(header(1, 0, 1).operation).0.len(), 1);
         assert_eq!(early.bytes(), 0);
+    }
+
+    #[test]
+    fn the_operations_of_an_epoch_share_what_is_early_beyond_that() {
+        let mut early = Early::default();
+        let half = EAGER_BYTES + ADVANCE_BYTES / 2;
+        for tag in [1, 2] {
+            assert_eq!(early.reserve(PEER, &header(tag, 0, half)), Ok(true));
+        }
+        assert!(early.reserve(PEER, &header(1, 1, 1)).is_err());
+        assert!(early.reserve(PEER, &header(3, 0, EAGER_BYTES + 1)).is_err());
+        assert_eq!(early.reserve(PEER, &header(3, 0, EAGER_BYTES)), Ok(true));
+        let mut next_epoch = header(1, 0, half);
+        next_epoch.operation.epoch.count += 1;
+        assert_eq!(early.reserve(PEER, &next_epoch), Ok(true));
+        early.take(header(2, 0, 1).operation);
+        assert_eq!(
+            early.reserve(PEER, &header(1, 1, ADVANCE_BYTES / 2)),
+            Ok(true)
+        );
     }
 
     #[test]
@@ -276,12 +311,13 @@ mod tests {
     #[test]
     fn a_frame_that_comes_over_two_lanes_counts_once_until_both_are_done() {
         let mut early = Early::default();
-        let whole = header(1, 0, EAGER_BYTES);
+        let len = EAGER_BYTES + ADVANCE_BYTES;
+        let whole = header(1, 0, len);
         for is_kept in [false, true] {
             for _ in 0..2 {
                 assert_eq!(early.reserve(PEER, &whole), Ok(true));
             }
-            assert_eq!(early.bytes(), EAGER_BYTES);
+            assert_eq!(early.bytes(), len);
             assert!(early.reserve(PEER, &header(1, 0, 1)).is_err());
             assert!(early.reserve(PEER, &header(1, 1, 1)).is_err());
             if is_kept {
@@ -289,9 +325,9 @@ mod tests {
             } else {
                 early.unreserve(PEER, &whole);
             }
-            assert_eq!(early.bytes(), EAGER_BYTES);
+            assert_eq!(early.bytes(), len);
             early.unreserve(PEER, &whole);
-            assert_eq!(early.bytes(), if is_kept { EAGER_BYTES } else { 0 });
+            assert_eq!(early.bytes(), if is_kept { len } else { 0 });
         }
         assert_eq!(early.reserve(PEER, &whole), Ok(false));
     }

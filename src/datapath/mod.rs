@@ -15,7 +15,8 @@
 //! or answered with a closed lane. So no operation ever blocks another.
 //!
 //! Data beyond [`EAGER_BYTES`] of an operation waits at the sender for the receiver's grant, which
-//! says that its caller has called.
+//! says that its caller has called. Over a long path, where that word takes its time, the operations
+//! of a link may send [`ADVANCE_BYTES`] more between them.
 //!
 //! A lane on which the other side owes something and says nothing for the stall timeout is closed
 //! (`watch`); what it had not delivered goes to the others, or to the next one.
@@ -49,6 +50,13 @@ use crate::types::{Descriptor, OperationId, PeerId, Rank};
 /// Bytes of one operation that a peer may send before the receiver has begun it. A small operation
 /// never waits for a grant; the receiver's memory is bounded by this for each operation and peer.
 pub const EAGER_BYTES: usize = 256 * 1024;
+
+/// Bytes beyond that of all operations of one epoch together that a peer may send before the
+/// receiver has begun them: 4 Gbit/s for 30 ms. Granted from a round trip of [`LONG_PATH`] on.
+pub const ADVANCE_BYTES: usize = 16 << 20;
+
+/// The round trip from which on it is worth the receiver's memory that a grant is not waited for.
+const LONG_PATH: Duration = Duration::from_millis(2);
 
 /// How long a lane may wait in vain for a word from the other side, unless the plane is told
 /// otherwise.

@@ -1,14 +1,14 @@
 //! What is due to one peer: the queue that all lanes of a link pull from.
 //!
 //! Control goes first, then the operations in turns, so that a large one never holds up a small
-//! one. Until the receiver's grant an operation may send its eager amount only; what lies beyond
-//! waits here and leaves the turn to others.
+//! one. Until the receiver's grant an operation may send its eager amount only, and what is left of
+//! the link's advance; what lies beyond waits here and leaves the turn to others.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::EAGER_BYTES;
 use crate::engine::Due;
-use crate::types::OperationId;
+use crate::types::{Epoch, OperationId};
 
 /// Something to send: a description, never bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,11 @@ pub(super) struct Outbox {
     queues: BTreeMap<OperationId, Queue>,
     /// Operations whose first item may be sent now, each once.
     turns: VecDeque<OperationId>,
+    /// What all operations may send together, beyond the eager amount of each, without a grant.
+    advance: usize,
+    /// What they have sent of it. An operation that ended without a grant keeps its part: the
+    /// receiver may hold it, until its grant comes after all, or the next epoch.
+    advanced: BTreeMap<OperationId, usize>,
 }
 
 #[derive(Debug)]
@@ -59,6 +64,16 @@ impl Outbox {
         self.queues.insert(operation, queue);
     }
 
+    /// How much all operations may send together before they are granted.
+    pub(super) fn allow_advance(&mut self, bytes: usize) {
+        self.advance = bytes;
+    }
+
+    /// From now on nothing of older epochs is with the receiver.
+    pub(super) fn open_epoch(&mut self, epoch: Epoch) {
+        self.advanced.retain(|op, _| op.epoch >= epoch);
+    }
+
     pub(super) fn close(&mut self, operation: OperationId) {
         self.grants.retain(|id| *id != operation);
         if self
@@ -71,7 +86,7 @@ impl Outbox {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.grants.is_empty() && self.queues.is_empty()
+        self.grants.is_empty() && self.queues.is_empty() && self.advanced.is_empty()
     }
 
     /// Whether something could be sent now.
@@ -110,11 +125,16 @@ impl Outbox {
         }
     }
 
-    /// Notes the receiver's grant.
+    /// Notes the receiver's grant, also of an operation that has ended.
     pub(super) fn grant(&mut self, operation: OperationId) {
+        let had_advanced = self.advanced.remove(&operation).is_some();
         if let Some(queue) = self.queues.get_mut(&operation) {
             queue.granted = true;
             self.take_turn(operation);
+        }
+        if had_advanced {
+            let waiting: Vec<OperationId> = self.queues.keys().copied().collect();
+            waiting.into_iter().for_each(|id| self.take_turn(id));
         }
     }
 
@@ -131,14 +151,18 @@ impl Outbox {
                 continue;
             };
             queue.in_turns = false;
-            if !queue.may_send() {
+            if !queue.may_send(left(self.advance, &self.advanced)) {
                 continue;
             }
             let Some(Queued { due, is_repeat }) = queue.due.pop_front() else {
                 continue;
             };
-            if !is_repeat {
+            if !is_repeat && !queue.granted {
+                let beyond = due.range.len().saturating_sub(queue.eager_left);
                 queue.eager_left = queue.eager_left.saturating_sub(due.range.len());
+                if beyond > 0 {
+                    *self.advanced.entry(operation).or_default() += beyond;
+                }
             }
             self.take_turn(operation);
             return Some(Pulled {
@@ -152,7 +176,7 @@ impl Outbox {
     fn take_turn(&mut self, operation: OperationId) {
         if let Some(queue) = self.queues.get_mut(&operation)
             && !queue.in_turns
-            && queue.may_send()
+            && queue.may_send(left(self.advance, &self.advanced))
         {
             queue.in_turns = true;
             self.turns.push_back(operation);
@@ -161,11 +185,17 @@ impl Outbox {
 }
 
 impl Queue {
-    fn may_send(&self) -> bool {
+    fn may_send(&self, advance_left: usize) -> bool {
         self.due.front().is_some_and(|first| {
-            self.granted || first.is_repeat || first.due.range.len() <= self.eager_left
+            let free = self.eager_left + advance_left;
+            self.granted || first.is_repeat || first.due.range.len() <= free
         })
     }
+}
+
+/// What is left of the advance.
+fn left(advance: usize, advanced: &BTreeMap<OperationId, usize>) -> usize {
+    advance.saturating_sub(advanced.values().sum())
 }
 
 #[cfg(test)]
@@ -233,6 +263,42 @@ mod tests {
             pulled(&mut outbox),
             Some(Item::Data(operation(1), due(1, 1)))
         );
+    }
+
+    #[test]
+    fn operations_share_what_may_be_sent_in_advance_of_grants() {
+        let mut outbox = Outbox::default();
+        outbox.allow_advance(1000);
+        for tag in [1, 2] {
+            outbox.open(operation(tag), false);
+            outbox.push(operation(tag), due(0, EAGER_BYTES));
+            outbox.push(operation(tag), due(1, 600));
+            outbox.push(operation(tag), due(2, 500));
+        }
+        let sent = |outbox: &mut Outbox| -> Vec<(u64, u32)> {
+            std::iter::from_fn(|| match pulled(outbox)? {
+                Item::Data(op, due) => Some((op.tag.0, due.segment)),
+                Item::Grant(_) => None,
+            })
+            .collect()
+        };
+        assert_eq!(sent(&mut outbox), [(1, 0), (2, 0), (1, 1)][..]);
+        // The one that is granted gives its part to the other.
+        outbox.grant(operation(1));
+        assert_eq!(sent(&mut outbox), [(1, 2), (2, 1)][..]);
+        // One that ends without a grant may lie with the receiver until the grant comes late.
+        outbox.close(operation(2));
+        assert!(!outbox.is_empty());
+        outbox.open(operation(3), false);
+        outbox.push(operation(3), due(0, EAGER_BYTES));
+        outbox.push(operation(3), due(1, 500));
+        assert_eq!(sent(&mut outbox), [(3, 0)][..]);
+        outbox.grant(operation(2));
+        assert_eq!(sent(&mut outbox), [(3, 1)][..]);
+        outbox.close(operation(1));
+        outbox.close(operation(3));
+        outbox.open_epoch(Epoch { term: 1, count: 0 });
+        assert!(outbox.is_empty());
     }
 
     #[test]

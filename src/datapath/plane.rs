@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -22,7 +22,8 @@ use super::state::State;
 use super::watch::{LaneGuard, watch_lanes};
 use super::writer::write_lane;
 use super::{
-    BeginError, Disposition, EAGER_BYTES, OperationSpec, PlaneEvent, STALL_TIMEOUT, Traffic,
+    ADVANCE_BYTES, BeginError, Disposition, EAGER_BYTES, LONG_PATH, OperationSpec, PlaneEvent,
+    STALL_TIMEOUT, Traffic,
 };
 use crate::engine::Spares;
 use crate::mutation::{Mutation, mutated};
@@ -41,6 +42,8 @@ pub struct DataPlane {
     keep_alive: Duration,
     /// In milliseconds.
     stall_timeout: AtomicU64,
+    /// What the operations of a link may send together before they are granted.
+    advance: AtomicUsize,
     generations: AtomicU64,
     /// Of operations in place that have ended, for the next ones.
     pub(super) spares: Spares,
@@ -61,6 +64,7 @@ impl DataPlane {
             events,
             keep_alive,
             stall_timeout: AtomicU64::new(STALL_TIMEOUT.as_millis() as u64),
+            advance: AtomicUsize::new(0),
             generations,
             spares: Spares::default(),
             state,
@@ -75,6 +79,14 @@ impl DataPlane {
         self.stall_timeout.store(timeout.max(1), Ordering::Relaxed);
     }
 
+    /// Notes a round trip to a neighbour. From a long one on, operations do not wait for grants before
+    /// they fill the path.
+    pub fn note_round_trip(&self, round_trip: Duration) {
+        if round_trip >= LONG_PATH {
+            self.advance.store(ADVANCE_BYTES, Ordering::Relaxed);
+        }
+    }
+
     /// Makes an epoch the current one: what came early for lower ones is dropped, settled uses are
     /// counted from 0. An epoch that is not above the current one changes nothing.
     pub fn open_epoch(&self, epoch: Epoch) {
@@ -83,6 +95,9 @@ impl DataPlane {
             state.epoch = Some(epoch);
             state.settled.clear();
             state.drop_stale_early();
+            for link in state.links.values_mut() {
+                link.outbox.open_epoch(epoch);
+            }
         }
     }
 
@@ -116,13 +131,9 @@ impl DataPlane {
                 }
             }
             for peer in operation.destinations() {
-                let is_granted = granted.contains(&peer);
-                state
-                    .links
-                    .entry(peer)
-                    .or_default()
-                    .outbox
-                    .open(op, is_granted);
+                let outbox = &mut state.links.entry(peer).or_default().outbox;
+                outbox.allow_advance(self.advance.load(Ordering::Relaxed));
+                outbox.open(op, granted.contains(&peer));
             }
             for due in start {
                 if let Some(peer) = operation.peer(due.to) {

@@ -53,13 +53,12 @@ impl State {
     }
 
     pub(super) fn granted(&mut self, peer: PeerId, op: OperationId) -> Result<(), String> {
-        if self.operations.contains_key(&op) {
-            if let Some(link) = self.links.get_mut(&peer) {
-                link.outbox.grant(op);
-                link.wake(usize::MAX);
-            }
-        } else if !self.is_stale(&op) {
-            self.early.keep_grant(peer, op)?;
+        if !self.operations.contains_key(&op) && !self.is_stale(&op) {
+            return self.early.keep_grant(peer, op);
+        }
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.outbox.grant(op);
+            link.wake(usize::MAX);
         }
         Ok(())
     }

@@ -24,9 +24,18 @@ use crate::wire::control::{LinkFault, LinkSpec};
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
+/// Lanes of a link whose ends have no wish. Over a far path each lane takes some round trips to come to
+/// its rate, and as many again after a loss: more of them are there sooner.
+const LANES_NEAR: u16 = 4;
+const LANES_FAR: u16 = 8;
+
+/// From this round trip on a path is far.
+const FAR: Duration = Duration::from_millis(10);
+
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) spec: LinkSpec,
+    is_far: bool,
     timeout: Duration,
     lanes: Vec<Lane>,
     /// Without a lane since then.
@@ -101,6 +110,7 @@ impl Link {
     pub(super) fn new(spec: LinkSpec, timeout: Duration) -> Self {
         let mut link = Self {
             spec,
+            is_far: false,
             timeout,
             lanes: Vec::new(),
             down_since: Some(Instant::now()),
@@ -130,8 +140,19 @@ impl Link {
             arriving: 0,
             attempts: 0,
         };
-        self.lanes
-            .resize_with(usize::from(self.spec.lanes), missing);
+        let unasked = if self.is_far { LANES_FAR } else { LANES_NEAR };
+        let count = self.spec.lanes.unwrap_or(unasked);
+        self.lanes.resize_with(usize::from(count), missing);
+    }
+
+    /// A lane's handshake took so long. True: there are more lanes to dial because of it.
+    pub(super) fn on_round_trip(&mut self, round_trip: Duration) -> bool {
+        let has_grown = round_trip >= FAR && !self.is_far && self.spec.lanes.is_none();
+        if has_grown {
+            self.is_far = true;
+            self.make_lanes();
+        }
+        has_grown
     }
 
     /// Lanes to dial now, and after which pause each.
@@ -177,7 +198,11 @@ impl Link {
 
     /// Whether a lane that the other end dials is to be answered with a welcome; else why not.
     pub(super) fn welcomes(&mut self, index: u16) -> Result<(), String> {
-        let count = self.spec.lanes;
+        if (self.lanes.len()..usize::from(LANES_FAR)).contains(&usize::from(index)) {
+            // The other end has found the path far, and this one has not yet.
+            self.on_round_trip(FAR);
+        }
+        let count = self.lanes.len();
         let Some(lane) = self.lanes.get_mut(usize::from(index)) else {
             return Err(format!("lane {index} of {count}"));
         };

@@ -215,6 +215,14 @@ impl Links {
         (is_wanted, change)
     }
 
+    /// The handshake of a lane took so long: a far path gets more lanes.
+    pub(super) fn on_round_trip(&mut self, peer: PeerId, round_trip: Duration) {
+        let link = self.links.get_mut(&peer);
+        if link.is_some_and(|link| link.on_round_trip(round_trip)) {
+            self.dial_due(peer);
+        }
+    }
+
     pub(super) fn on_not_arrived(&mut self, peer: PeerId, lane: u16) {
         if let Some(link) = self.links.get_mut(&peer) {
             link.on_not_arrived(lane);

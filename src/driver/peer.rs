@@ -372,6 +372,10 @@ impl Loop {
             } => {
                 let (is_wanted, change) = self.links.on_open(peer, lane, dialled_here);
                 if is_wanted {
+                    if let Some(round_trip) = stream.round_trip() {
+                        self.links.on_round_trip(peer, round_trip);
+                        self.plane.note_round_trip(round_trip);
+                    }
                     let (reader, writer) = stream.into_split();
                     self.plane.add_lane(peer, lane, reader, writer);
                 }

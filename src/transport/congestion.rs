@@ -7,15 +7,11 @@
 //! that the path is long. That is before it has sent anything.
 
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::options::attempt;
 use super::os;
-
-/// Below it a path is within a machine, a rack or a building.
-const SHORT: Duration = Duration::from_millis(1);
 
 /// What a socket begins with.
 const FIRST: &str = "reno";
@@ -30,11 +26,9 @@ pub(super) fn begin(socket: &SockRef<'_>) {
     }
 }
 
-/// Once the connection is there.
-pub(super) fn settle(socket: &SockRef<'_>) {
-    if let Some(name) = system_choice()
-        && os::round_trip(socket).is_none_or(|round_trip| round_trip >= SHORT)
-    {
+/// Once the connection is there, and its path known.
+pub(super) fn settle(socket: &SockRef<'_>, is_long: bool) {
+    if let Some(name) = system_choice().filter(|_| is_long) {
         attempt(
             "congestion control",
             os::set_congestion_control(socket, name),
@@ -56,6 +50,7 @@ fn system_choice() -> Option<&'static str> {
 mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
 
     use super::*;
 
@@ -73,7 +68,7 @@ mod tests {
         let mut dialled = TcpStream::from(dialled);
         dialled.write_all(&[1]).unwrap();
         for socket in [SockRef::from(&dialled), SockRef::from(&accepted)] {
-            settle(&socket);
+            settle(&socket, false);
             assert!(os::round_trip(&socket).is_some_and(|round_trip| round_trip > Duration::ZERO));
             let name = os::congestion_control(&socket).unwrap();
             assert!(!name.starts_with("bbr"), "{name}");

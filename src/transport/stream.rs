@@ -6,12 +6,17 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::os::fork::{self, Registration};
+use super::os::{
+    self,
+    fork::{self, Registration},
+};
 
 /// A connection. Dropping it, or both of its halves, closes it.
 pub struct Stream {
@@ -57,6 +62,16 @@ impl Stream {
         Self {
             read: ReadHalf(Reader::InMemory(Box::new(read), ends)),
             write: WriteHalf(Writer::InMemory(Box::new(write), ends)),
+        }
+    }
+
+    /// The round trip that TCP has measured; that of the handshake on a new connection. `None` where
+    /// the system does not tell, and in memory.
+    pub fn round_trip(&self) -> Option<Duration> {
+        match &self.read.0 {
+            Reader::Tcp { io, .. } => os::round_trip(&SockRef::from(io.as_ref())),
+            #[cfg(any(test, feature = "sim"))]
+            Reader::InMemory(..) => None,
         }
     }
 

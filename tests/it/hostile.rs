@@ -141,7 +141,7 @@ fn a_hello_of_a_peer() -> Vec<u8> {
         label: "mallory".to_owned(),
         advertised_host: String::new(),
         port: 9,
-        lanes: 1,
+        lanes: Some(1),
     });
     encode(Kind::Control, &join.encode()).unwrap()
 }

@@ -118,7 +118,7 @@ impl Instance {
             label: String::new(),
             advertised_host: String::new(),
             port: 1000 + index as u16,
-            lanes: 1,
+            lanes: Some(1),
         };
         let config = PeerConfig {
             master: String::new(),

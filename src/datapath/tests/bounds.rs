@@ -21,6 +21,28 @@ async fn a_peer_that_begins_late_loses_nothing() {
 }
 
 #[tokio::test]
+async fn over_a_long_path_a_late_peer_is_sent_the_advance_as_well_and_loses_nothing() {
+    let mut cluster = Cluster::new(2, 2);
+    cluster.planes[0].note_round_trip(Duration::from_millis(50));
+    let large = Call::new(2, sum(12 << 20, DataType::F32), false);
+    let other = Call::new(2, sum(1 << 20, DataType::F32), true);
+    cluster.begin(0, operation(1, 0), &large);
+    until(|| cluster.planes[1].early_bytes() > ADVANCE_BYTES).await;
+    settle().await;
+    cluster.begin(0, operation(2, 0), &other);
+    until(|| cluster.planes[1].early_bytes() > ADVANCE_BYTES + EAGER_BYTES).await;
+    settle().await;
+    assert!(cluster.planes[1].early_bytes() <= ADVANCE_BYTES + 2 * EAGER_BYTES);
+    assert!(!cluster.planes[0].has_sendable(PeerId(1)));
+    cluster.begin(1, operation(2, 0), &other);
+    cluster.begin(1, operation(1, 0), &large);
+    cluster.all_finished(operation(1, 0)).await;
+    cluster.end(operation(1, 0), &large).await;
+    cluster.end(operation(2, 0), &other).await;
+    cluster.expect_no_lane_closed();
+}
+
+#[tokio::test]
 async fn a_peer_that_learns_of_the_epoch_late_loses_nothing() {
     let mut cluster = Cluster::unconnected_in(2, None);
     cluster.connect_with(0, 0, [usize::MAX; 2]);
@@ -66,8 +88,11 @@ async fn what_comes_too_late_is_dropped_by_number() {
 async fn bytes_that_are_not_frames_close_their_lane_alone() {
     let garbage = vec![7u8; 100];
     let oversized = {
-        let frame = data_frame(operation(9, 0), EAGER_BYTES);
-        [frame.clone(), data_frame_at(operation(9, 0), 1, 1)].concat()
+        let segments = (EAGER_BYTES + ADVANCE_BYTES) / EAGER_BYTES;
+        let mut frames = vec![data_frame_at(operation(9, 0), segments as u32, 1)];
+        let whole = |segment| data_frame_at(operation(9, 0), segment, EAGER_BYTES);
+        frames.splice(0..0, (0..segments as u32).map(whole));
+        frames.concat()
     };
     let acknowledges_too_much = FrameHeader::bare(FrameKind::Ack, 1).encode().to_vec();
     let mut bad_trailer = data_frame(operation(3, 0), 1);

@@ -21,7 +21,10 @@ use tokio::time::{sleep, timeout};
 
 use self::cluster::*;
 use self::pipe::*;
-use super::{BeginError, Disposition, EAGER_BYTES, LaneEnd, OperationSpec, PlaneEvent, Traffic};
+use super::{
+    ADVANCE_BYTES, BeginError, Disposition, EAGER_BYTES, LaneEnd, OperationSpec, PlaneEvent,
+    Traffic,
+};
 use crate::engine::testing::Memory;
 use crate::types::{DataType, Descriptor, Epoch, OperationId, PeerId, Rank, ReduceOp, Tag};
 use crate::wire::lane::{FrameHeader, FrameKind, TRAILER_SPOILED, TRAILER_WHOLE};

@@ -18,7 +18,7 @@ fn link(lanes: u16, dials: bool) -> Link {
     let spec = LinkSpec {
         peer,
         secret: [0; 16],
-        lanes,
+        lanes: Some(lanes),
         dials,
         round_trip: Duration::ZERO,
     };
@@ -284,4 +284,32 @@ async fn across_far_paths_the_end_that_dials_later_is_through_before_it_complain
         assert_eq!(link.tick(), None, "{round_trip_ms} ms");
         assert_eq!(link.on_open(0, true), (true, Some(Change::Up)));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_without_a_wish_has_more_lanes_from_a_far_path_on() {
+    let mut told = link(1, true);
+    told.respecify(LinkSpec {
+        lanes: None,
+        ..told.spec.clone()
+    });
+    let mut other = link(1, false);
+    other.respecify(LinkSpec {
+        lanes: None,
+        ..other.spec.clone()
+    });
+    assert_eq!(told.due().len(), usize::from(LANES_NEAR));
+    assert!(!told.on_round_trip(FAR / 2));
+    assert!(told.on_round_trip(FAR));
+    assert!(!told.on_round_trip(FAR), "once");
+    let due: Vec<u16> = told.due().into_iter().map(|(lane, _)| lane).collect();
+    assert_eq!(due, Vec::from_iter(0..LANES_FAR));
+    // The other end learns of it by the lanes that come, and takes no more than there may be.
+    assert_eq!(other.welcomes(LANES_FAR - 1), Ok(()));
+    assert!(other.welcomes(LANES_FAR).is_err());
+    // Where somebody has a wish, it holds.
+    let mut wished = link(2, true);
+    assert!(!wished.on_round_trip(FAR));
+    assert!(wished.welcomes(2).is_err());
+    assert_eq!(wished.due().len(), 2);
 }

@@ -64,7 +64,7 @@ impl Node {
         let spec = LinkSpec {
             peer,
             secret: [7; 16],
-            lanes: LANES,
+            lanes: Some(LANES),
             dials: index == 0,
             round_trip: Duration::ZERO,
         };

@@ -23,7 +23,7 @@ const GONE_MAX: usize = 1000;
 pub(super) struct Member {
     pub(super) name: PeerName,
     pub(super) group: GroupId,
-    pub(super) lanes: u16,
+    pub(super) lanes: Option<u16>,
     /// A member of an epoch that was active.
     pub(super) accepted: bool,
     /// Took part in a sync that committed: its word counts for the next epoch.

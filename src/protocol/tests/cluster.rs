@@ -137,7 +137,7 @@ impl Cluster {
             label: format!("node-{index}"),
             advertised_host: String::new(),
             port: 1000 + index as u16,
-            lanes: 2,
+            lanes: Some(2),
         };
         let config = PeerConfig {
             master: "master:1".to_owned(),
@@ -303,7 +303,7 @@ impl Cluster {
             label: "mallory".to_owned(),
             advertised_host: String::new(),
             port: 9,
-            lanes: 1,
+            lanes: Some(1),
         };
         self.tell_master(master::Input::Greeted {
             connection,

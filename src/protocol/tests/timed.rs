@@ -103,7 +103,7 @@ impl Timed {
                 label: format!("node-{index}"),
                 advertised_host: String::new(),
                 port: 1000 + index as u16,
-                lanes: 1,
+                lanes: None,
             },
             connect_timeout: Duration::from_secs(10),
             master_grace: Duration::from_secs(30),

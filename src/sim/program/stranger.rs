@@ -105,7 +105,7 @@ fn words(dice: &mut Dice) -> Vec<u8> {
                 label: "nobody".to_owned(),
                 advertised_host: String::new(),
                 port: 1,
-                lanes: 1,
+                lanes: Some(1),
             });
             encode(Kind::Control, &hello.encode())
         }

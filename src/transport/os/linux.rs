@@ -15,6 +15,14 @@ pub(in crate::transport) fn set_user_timeout(
     socket.set_tcp_user_timeout(Some(timeout))
 }
 
+/// TCP_NOTSENT_LOWAT: how much the kernel takes of what it cannot send yet.
+pub(in crate::transport) fn set_unsent_bytes_max(
+    socket: &SockRef<'_>,
+    bytes: u32,
+) -> io::Result<()> {
+    socket.set_tcp_notsent_lowat(bytes)
+}
+
 /// TCP_THIN_LINEAR_TIMEOUTS: with fewer than four packets in flight, the first six retries come at
 /// the same pause.
 pub(in crate::transport) fn set_steady_retries(socket: &SockRef<'_>) -> io::Result<()> {

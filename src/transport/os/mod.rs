@@ -10,12 +10,14 @@ pub(super) mod fork;
 mod linux;
 #[cfg(target_os = "linux")]
 pub(super) use linux::{
-    congestion_control, round_trip, set_congestion_control, set_steady_retries, set_user_timeout,
+    congestion_control, round_trip, set_congestion_control, set_steady_retries,
+    set_unsent_bytes_max, set_user_timeout,
 };
 
 #[cfg(not(target_os = "linux"))]
 mod portable;
 #[cfg(not(target_os = "linux"))]
 pub(super) use portable::{
-    congestion_control, round_trip, set_congestion_control, set_steady_retries, set_user_timeout,
+    congestion_control, round_trip, set_congestion_control, set_steady_retries,
+    set_unsent_bytes_max, set_user_timeout,
 };

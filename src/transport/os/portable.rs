@@ -11,6 +11,11 @@ pub(in crate::transport) fn set_user_timeout(_: &SockRef<'_>, _: Duration) -> io
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Not available here; the kernel takes what fits its buffer.
+pub(in crate::transport) fn set_unsent_bytes_max(_: &SockRef<'_>, _: u32) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Not available here; pauses between retries double.
 pub(in crate::transport) fn set_steady_retries(_: &SockRef<'_>) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())

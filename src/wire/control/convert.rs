@@ -69,7 +69,7 @@ impl Message for Hello {
                 label: join.label.clone(),
                 advertised_host: join.advertised_host.clone(),
                 port: u32::from(join.port),
-                lanes: u32::from(join.lanes),
+                lanes: u32::from(join.lanes.unwrap_or(0)),
             }),
             Hello::Resume {
                 run,
@@ -486,7 +486,7 @@ impl From<&Proposal> for p::Proposal {
                 .map(|link| p::Link {
                     peer: (&link.peer).into(),
                     secret: link.secret.to_vec(),
-                    lanes: u32::from(link.lanes),
+                    lanes: u32::from(link.lanes.unwrap_or(0)),
                     dials: link.dials,
                     round_trip_ms: u32::try_from(link.round_trip.as_millis()).unwrap_or(u32::MAX),
                 })
@@ -677,9 +677,10 @@ fn without_controls(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
-fn lanes(number: u32) -> Decoded<u16> {
+/// 0 is no wish.
+fn lanes(number: u32) -> Decoded<Option<u16>> {
     match u16::try_from(number) {
-        Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
+        Ok(lanes) if lanes <= MAX_LANES => Ok(Some(lanes).filter(|lanes| *lanes > 0)),
         _ => Err(nonsense("lanes", number)),
     }
 }
@@ -778,7 +779,7 @@ mod tests {
             label: text.to_owned(),
             advertised_host: text.to_owned(),
             port: 1,
-            lanes: 1,
+            lanes: None,
         };
         let Hello::Join(join) = Hello::decode(&Hello::Join(join).encode()).unwrap() else {
             panic!("another hello");

@@ -65,8 +65,8 @@ pub struct Join {
     pub advertised_host: String,
     /// The port others shall dial.
     pub port: u16,
-    /// Lanes it wants per link.
-    pub lanes: u16,
+    /// Lanes it wants per link, where it has a wish.
+    pub lanes: Option<u16>,
 }
 
 /// The master's answer to a hello that it takes.
@@ -284,8 +284,8 @@ pub struct LinkSpec {
     pub peer: PeerName,
     /// What both ends show each other to prove who they are.
     pub secret: [u8; 16],
-    /// Lanes of the link.
-    pub lanes: u16,
+    /// Lanes of the link, where one of its ends has a wish.
+    pub lanes: Option<u16>,
     /// Whether this end dials first. The other does so only if nothing arrives.
     pub dials: bool,
     /// The longest round trip to expect: both ends' to the master, one after the other. Whole

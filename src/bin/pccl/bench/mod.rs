@@ -94,6 +94,9 @@ struct Workload {
     /// Iterations before them that are not counted.
     #[arg(long, value_name = "I", default_value_t = 3)]
     warmup: u32,
+    /// Seconds of rest before each iteration: what connections forget while they are idle counts.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pause: u64,
     /// Seconds after which everything is given up.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
@@ -136,6 +139,7 @@ impl Workload {
             format!("--op={}", self.op),
             format!("--pages={}", self.pages.name()),
             format!("--warmup={}", self.warmup),
+            format!("--pause={}", self.pause),
             format!("--timeout={}", self.timeout),
         ];
         flags.extend(self.lanes.map(|lanes| format!("--lanes={lanes}")));
@@ -208,7 +212,7 @@ mod tests {
         for line in [
             "",
             "--bytes 8,1MiB --lanes 4 --concurrent 8 --dtype bf16 --op max --in-place \
-             --pages small --iters 7 --raw 4",
+             --pages small --iters 7 --raw 4 --pause 60",
         ] {
             let workload = read(line.split_whitespace().map(str::to_owned));
             assert_eq!(read(workload.to_flags()), workload);

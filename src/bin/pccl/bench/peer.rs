@@ -206,6 +206,7 @@ fn measure<T: Sample>(
             }
         }
         let failed = |error: CollectiveError| format!("{bytes} bytes: {error}");
+        std::thread::sleep(Duration::from_secs(workload.pause));
         // The first barrier puts this thread to sleep, so that its CPU time is up to date when it
         // is read; the second makes good for the time that the reading takes.
         barrier(communicator).map_err(failed)?;
