@@ -1,10 +1,11 @@
 //! The writing half of a lane: small frames gathered into one write, large payloads straight from
 //! user memory.
 //!
-//! Plain writes only: a vectored one raises SIGPIPE on a closed socket.
+//! The header of a large payload goes out in one write with it, and no lone header wakes the other
+//! side up.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -116,7 +117,6 @@ impl<W: AsyncWrite + Unpin> Stream<W> {
             let is_whole = if due.range.len() <= SMALL_BYTES {
                 self.stage(&operation, &due)
             } else {
-                self.write_staged().await?;
                 self.write_payload(&operation, &due).await?
             };
             let trailer = if is_whole {
@@ -147,30 +147,43 @@ impl<W: AsyncWrite + Unpin> Stream<W> {
         }
     }
 
-    /// Writes a payload straight from user memory, or filler from where the memory was taken back
-    /// (false).
+    /// Writes what is staged, and a payload straight from user memory, or filler from where the memory
+    /// was taken back (false).
     async fn write_payload(&mut self, operation: &Operation, due: &Due) -> io::Result<bool> {
         let len = due.range.len();
-        let (mut written, mut is_whole) = (0, true);
+        // Of what is staged, then of the payload.
+        let (mut ahead, mut written, mut is_whole) = (0, 0, true);
         while written < len {
-            let (writer, is_whole) = (&mut self.writer, &mut is_whole);
+            let (writer, staged) = (&mut self.writer, &self.staging[ahead..]);
+            let is_whole = &mut is_whole;
             let write = poll_fn(|context| {
                 let access = operation.buffers.access();
                 let bytes = match &access {
                     Some(access) => payload(access, due, written),
                     None => &FILLER[..FILLER.len().min(len - written)],
                 };
-                let count = ready!(Pin::new(&mut *writer).poll_write(context, bytes))?;
-                if access.is_none() {
+                let writer = Pin::new(&mut *writer);
+                let count = ready!(if staged.is_empty() {
+                    writer.poll_write(context, bytes)
+                } else {
+                    let both = [IoSlice::new(staged), IoSlice::new(bytes)];
+                    writer.poll_write_vectored(context, &both)
+                })?;
+                if access.is_none() && count > staged.len() {
                     *is_whole = false;
                 }
                 Poll::Ready(io::Result::Ok(count))
             });
             match write.await? {
                 0 => return Err(io::Error::from(io::ErrorKind::WriteZero)),
-                count => written += count,
+                count => {
+                    let of_staged = count.min(self.staging.len() - ahead);
+                    ahead += of_staged;
+                    written += count - of_staged;
+                }
             }
         }
+        self.staging.clear();
         Ok(is_whole)
     }
 

@@ -1,15 +1,15 @@
 //! A connection: a stream of bytes in both directions, and its two halves.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -128,8 +128,8 @@ impl ReadHalf {
 /// The half of a [`Stream`] that is written. Dropping it shuts the connection down in this
 /// direction, which the other side sees also where a forked child still holds a copy.
 ///
-/// Never writes vectored: `writev` has no flag against SIGPIPE, and a process that was not started
-/// by Rust would die of a peer's closed socket. Plain writes go out with MSG_NOSIGNAL.
+/// Never calls `writev`, which has no flag against SIGPIPE: a process that was not started by Rust
+/// would die of a peer's closed socket. All writes go out with MSG_NOSIGNAL.
 pub struct WriteHalf(Writer);
 
 enum Writer {
@@ -195,6 +195,36 @@ impl AsyncWrite for WriteHalf {
             Writer::Tcp { io, .. } => Pin::new(io).poll_write(cx, buf),
             #[cfg(any(test, feature = "sim"))]
             Writer::InMemory(io, _) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Writer::Tcp { io, .. } => {
+                let tcp: &TcpStream = io.as_ref();
+                loop {
+                    ready!(tcp.poll_write_ready(cx))?;
+                    let send = || os::send_vectored(&SockRef::from(tcp), bufs);
+                    match tcp.try_io(Interest::WRITABLE, send) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        outcome => return Poll::Ready(outcome),
+                    }
+                }
+            }
+            #[cfg(any(test, feature = "sim"))]
+            Writer::InMemory(io, _) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.0 {
+            Writer::Tcp { .. } => true,
+            #[cfg(any(test, feature = "sim"))]
+            Writer::InMemory(io, _) => io.is_write_vectored(),
         }
     }
 
@@ -307,11 +337,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_written_vectored() {
-        let (near, _far) = pair().await;
-        assert!(!near.is_write_vectored());
-        let (_, write) = near.into_split();
-        assert!(!write.is_write_vectored());
+    async fn what_is_written_vectored_comes_in_order_however_much_it_is() {
+        let (near, mut far) = pair().await;
+        let (_read, mut write) = near.into_split();
+        assert!(write.is_write_vectored());
+        let large = vec![7; 8 << 20];
+        let reading = async {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).await.unwrap();
+            all
+        };
+        let writing = async {
+            let bufs = [IoSlice::new(b"head"), IoSlice::new(&large)];
+            let mut written = write.write_vectored(&bufs).await.unwrap();
+            assert!(written > 4);
+            while written < 4 + large.len() {
+                let rest = [IoSlice::new(&[]), IoSlice::new(&large[written - 4..])];
+                written += write.write_vectored(&rest).await.unwrap();
+            }
+            drop(write);
+        };
+        let (all, ()) = tokio::join!(reading, writing);
+        assert!(all == [b"head", &large[..]].concat());
     }
 
     #[tokio::test]

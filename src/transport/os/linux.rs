@@ -1,7 +1,7 @@
 #![allow(unsafe_code, reason = "TCP_INFO has no safe wrapper")]
 //! Socket options that only Linux has.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -13,6 +13,14 @@ pub(in crate::transport) fn set_user_timeout(
     timeout: Duration,
 ) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(timeout))
+}
+
+/// Writes from several buffers at once, and raises no SIGPIPE where the connection is closed.
+pub(in crate::transport) fn send_vectored(
+    socket: &SockRef<'_>,
+    bufs: &[IoSlice<'_>],
+) -> io::Result<usize> {
+    socket.send_vectored_with_flags(bufs, libc::MSG_NOSIGNAL)
 }
 
 /// TCP_NOTSENT_LOWAT: how much the kernel takes of what it cannot send yet.
@@ -62,4 +70,33 @@ pub(in crate::transport) fn set_congestion_control(
     name: &str,
 ) -> io::Result<()> {
     socket.set_tcp_congestion(name.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_closed_connection_is_an_error_and_no_signal() {
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(far);
+        let socket = SockRef::from(&near);
+        // SAFETY: the child only sets a disposition, sends and leaves; the parent waits for it.
+        let status = unsafe {
+            let child = libc::fork();
+            assert_ne!(child, -1, "fork");
+            if child == 0 {
+                libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+                let bufs = [IoSlice::new(b"a"), IoSlice::new(b"b")];
+                let sent = send_vectored(&socket, &bufs);
+                libc::_exit(i32::from(sent.is_ok()));
+            }
+            let mut status = -1;
+            libc::waitpid(child, &raw mut status, 0);
+            status
+        };
+        assert_eq!(status, 0, "ended by the signal, or sent");
+    }
 }

@@ -10,7 +10,7 @@ pub(super) mod fork;
 mod linux;
 #[cfg(target_os = "linux")]
 pub(super) use linux::{
-    congestion_control, round_trip, set_congestion_control, set_steady_retries,
+    congestion_control, round_trip, send_vectored, set_congestion_control, set_steady_retries,
     set_unsent_bytes_max, set_user_timeout,
 };
 
@@ -18,6 +18,6 @@ pub(super) use linux::{
 mod portable;
 #[cfg(not(target_os = "linux"))]
 pub(super) use portable::{
-    congestion_control, round_trip, set_congestion_control, set_steady_retries,
+    congestion_control, round_trip, send_vectored, set_congestion_control, set_steady_retries,
     set_unsent_bytes_max, set_user_timeout,
 };
