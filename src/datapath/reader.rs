@@ -22,7 +22,7 @@ const STAGING_BYTES: usize = 16 * 1024;
 
 /// What is read at once of a segment that is combined: it stays in the second-level cache, and so
 /// does its part of the input and the output.
-const PIECE_BYTES: usize = 64 * 1024;
+const PIECE_BYTES: usize = 128 * 1024;
 
 /// What becomes of a frame whose header came.
 pub(super) enum Incoming {

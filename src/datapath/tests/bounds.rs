@@ -27,7 +27,7 @@ async fn over_a_long_path_a_late_peer_is_sent_the_advance_as_well_and_loses_noth
     let large = Call::new(2, sum(12 << 20, DataType::F32), false);
     let other = Call::new(2, sum(1 << 20, DataType::F32), true);
     cluster.begin(0, operation(1, 0), &large);
-    until(|| cluster.planes[1].early_bytes() > ADVANCE_BYTES).await;
+    until(|| cluster.planes[1].early_bytes() >= ADVANCE_BYTES).await;
     settle().await;
     cluster.begin(0, operation(2, 0), &other);
     until(|| cluster.planes[1].early_bytes() > ADVANCE_BYTES + EAGER_BYTES).await;
