@@ -52,7 +52,7 @@ use crate::types::{Descriptor, OperationId, PeerId, Rank};
 pub const EAGER_BYTES: usize = 256 * 1024;
 
 /// Bytes beyond that of all operations of one epoch together that a peer may send before the
-/// receiver has begun them: 4 Gbit/s for 30 ms. Granted from a round trip of [`LONG_PATH`] on.
+/// receiver has begun them: 4 Gbit/s for 30 ms. Granted over paths of a round trip of 2 ms or more.
 pub const ADVANCE_BYTES: usize = 16 << 20;
 
 /// The round trip from which on it is worth the receiver's memory that a grant is not waited for.
