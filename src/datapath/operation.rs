@@ -170,14 +170,6 @@ impl Operation {
         parked
     }
 
-    /// Makes a claimed segment ready to be written. False: the memory was taken back.
-    pub(super) fn prepare(&self, taken: &Taken) -> bool {
-        let access = self.buffers.access();
-        access
-            .map(|mut access| access.prepare(taken.range.clone()))
-            .is_some()
-    }
-
     /// Whether a segment is combined with the input on its way into the output. Otherwise it is
     /// received there.
     pub(super) fn combines(&self, taken: &Taken) -> bool {
@@ -194,6 +186,7 @@ impl Operation {
             return false;
         };
         let range = at..at + received.len();
+        access.prepare(&taken.range, range.end);
         let Some((output, input)) = access.output_and_input(range) else {
             return false;
         };
@@ -212,13 +205,11 @@ impl Operation {
 
     /// Writes a claimed segment at once. False: the memory was taken back.
     pub(super) fn apply_bytes(&self, taken: &Taken, payload: &[u8]) -> bool {
-        if !self.prepare(taken) {
-            return false;
-        }
         if self.combines(taken) {
             return self.combine(taken, taken.range.start, payload);
         }
         let written = self.buffers.access().map(|mut access| {
+            access.prepare(&taken.range, taken.range.end);
             let output = access.output_mut(taken.range.clone());
             output.copy_from_slice(payload);
         });

@@ -20,8 +20,8 @@ use crate::wire::lane::{FrameHeader, HEADER_BYTES, TRAILER_BYTES, TRAILER_SPOILE
 /// Read-ahead: many small frames in one read, and little of a large payload copied twice.
 const STAGING_BYTES: usize = 16 * 1024;
 
-/// What is read at once of a segment that is combined: it stays in the second-level cache, and so
-/// does its part of the input and the output.
+/// What is read at once of a segment: where it is combined or what it overwrites is saved, all of
+/// that stays in the second-level cache, and so does its part of the input and the output.
 const PIECE_BYTES: usize = 128 * 1024;
 
 /// What becomes of a frame whose header came.
@@ -211,10 +211,6 @@ impl<R: AsyncRead + Unpin> Stream<R> {
             return Ok(false);
         };
         let range = taken.range.clone();
-        if !operation.prepare(taken) {
-            self.skip(range.len()).await?;
-            return Ok(false);
-        }
         if operation.combines(taken) {
             return self.combine(operation, taken).await;
         }
@@ -222,13 +218,15 @@ impl<R: AsyncRead + Unpin> Stream<R> {
         while at < range.end {
             let (staged, rest) = (&self.staging[self.start..self.end], range.end - at);
             let reader = &mut self.reader;
+            let piece = at..range.end.min(at + PIECE_BYTES);
             let read = poll_fn(|context| {
                 let Some(mut access) = operation.buffers.access() else {
                     return Poll::Ready(Ok(None));
                 };
-                let place = access.output_mut(at..range.end);
+                access.prepare(&range, piece.end);
+                let place = access.output_mut(piece.clone());
                 if !staged.is_empty() {
-                    let count = staged.len().min(rest);
+                    let count = staged.len().min(place.len());
                     place[..count].copy_from_slice(&staged[..count]);
                     return Poll::Ready(Ok(Some(count)));
                 }
@@ -278,7 +276,7 @@ impl<R: AsyncRead + Unpin> Stream<R> {
             }
             held += count;
             let whole = held - held % element_bytes;
-            if !operation.combine(taken, at, &self.pieces[..whole]) {
+            if whole > 0 && !operation.combine(taken, at, &self.pieces[..whole]) {
                 self.skip(rest - count).await?;
                 return Ok(false);
             }

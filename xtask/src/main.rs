@@ -1,4 +1,5 @@
-//! The developer's one interface: `cargo xtask test` runs everything that a change must pass.
+//! The developer's one interface: `cargo xtask test` runs everything that a change must pass,
+//! `cargo xtask compare` measures ours beside others.
 //!
 //! Nothing has to be installed beside the toolchain; CI runs the same command by the same name.
 #![allow(
@@ -7,6 +8,7 @@
     reason = "a program speaks to its user"
 )]
 
+mod compare;
 mod demo_seeds;
 mod licences;
 mod part;
@@ -29,6 +31,8 @@ struct Arguments {
 enum Command {
     /// Run every check and every test; stops at the first part that fails.
     Test(test::Arguments),
+    /// Measure an all-reduce beside bare sockets and Open MPI, by turns; prints a table.
+    Compare(compare::Arguments),
     /// Run the demo once per seed; stops at the first one that fails.
     DemoSeeds(demo_seeds::Arguments),
 }
@@ -36,6 +40,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Test(arguments) => test::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::DemoSeeds(arguments) => demo_seeds::run(&arguments),
     };
     match outcome {

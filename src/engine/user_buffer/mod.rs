@@ -19,7 +19,7 @@
 //! its segment is received anew: causality says that the receiver has had those bytes before and
 //! drops them, so what the kernel copies then is never looked at.
 //!
-//! **In place**, a segment is copied to a backup before its first byte is overwritten. The backup
+//! **In place**, each piece of a segment is copied to a backup before it is overwritten. The backup
 //! is the input from then on, and what [`UserBuffers::roll_back`] restores. Out of place the send
 //! buffer is never written and there is no backup.
 #![allow(unsafe_code)]
@@ -68,7 +68,7 @@ pub struct UserBuffers {
 /// The original bytes of what was overwritten in place.
 #[derive(Default)]
 struct Saved {
-    /// Start and end of the segments in the backup.
+    /// Starts of segments, and up to where they are in the backup.
     segments: BTreeMap<usize, usize>,
     backup: Option<Backup>,
 }
@@ -351,29 +351,39 @@ impl Access<'_> {
         unsafe { slice::from_raw_parts(self.buffers.recv.add(range.start), range.len()) }
     }
 
-    /// Makes a whole segment ready to be written: in place, saves it first. Once is enough, more
-    /// does no harm. Costs a copy of the segment, once, in place only.
-    pub fn prepare(&mut self, segment: Range<usize>) {
+    /// Makes a segment ready to be written from its start to `end`: in place, saves what of that is
+    /// not saved yet. Costs a copy of each byte, once, in place only.
+    ///
+    /// A piece at a time what was copied is still in the cache when it is combined.
+    pub fn prepare(&mut self, segment: &Range<usize>, end: usize) {
         let buffers = self.buffers;
-        buffers.assert_inside(&segment);
-        if !buffers.is_in_place() || segment.is_empty() || buffers.backup_of(&segment).is_some() {
+        buffers.assert_inside(segment);
+        assert!(end <= segment.end, "{end} is behind a segment {segment:?}");
+        if !buffers.is_in_place() {
             return;
         }
-        let backup = buffers
-            .saved()
-            .backup
-            .get_or_insert_with(|| Backup::new(buffers.len_bytes))
-            .start();
+        let (start, backup) = {
+            let saved = &mut *buffers.saved();
+            let start = saved.segments.get(&segment.start).copied();
+            let start = start.unwrap_or(segment.start);
+            if end <= start {
+                return;
+            }
+            let backup = saved
+                .backup
+                .get_or_insert_with(|| Backup::new(buffers.len_bytes));
+            (start, backup.start())
+        };
         // SAFETY: both are inside their allocations, as the backup is as long as the buffer at least;
-        // the segment is claimed by this access's holder and not yet noted as saved, so nobody else reads or writes it in
-        // the backup, nor writes it in the buffer.
+        // the segment is claimed by this access's holder and these bytes are not yet noted as saved, so
+        // nobody else reads or writes them in the backup, nor writes them in the buffer.
         unsafe {
-            let original = buffers.recv.add(segment.start);
+            let original = buffers.recv.add(start);
             backup
-                .add(segment.start)
-                .copy_from_nonoverlapping(original, segment.len());
+                .add(start)
+                .copy_from_nonoverlapping(original, end - start);
         }
-        buffers.saved().segments.insert(segment.start, segment.end);
+        buffers.saved().segments.insert(segment.start, end);
     }
 
     /// The output, to be written. [`Access::prepare`] came before.
@@ -533,13 +543,13 @@ mod tests {
         let buffers = memory.lend_in_place();
         let mut access = buffers.access().unwrap();
         assert!(access.output_and_input(4..8).is_none());
-        access.prepare(4..8);
+        access.prepare(&(4..8), 8);
         access.output_mut(4..8).fill(99);
         assert_eq!(access.input(4..8), [4, 5, 6, 7]);
         assert_eq!(access.input(5..7), [5, 6]);
         assert_eq!(access.input(8..10), [8, 9]);
         assert_eq!(access.output(4..6), [99, 99]);
-        access.prepare(4..8);
+        access.prepare(&(4..8), 8);
         let (output, input) = access.output_and_input(4..8).unwrap();
         assert_eq!((&output[..], input), (&[99u8; 4][..], &[4u8, 5, 6, 7][..]));
         buffers.roll_back();
@@ -552,11 +562,31 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_is_saved_piece_by_piece_and_each_piece_once() {
+        let memory = Memory::new((0..16).collect());
+        let buffers = memory.lend_in_place();
+        let mut access = buffers.access().unwrap();
+        access.prepare(&(4..12), 7);
+        access.output_mut(4..7).fill(99);
+        // A lane broke here; the next one begins anew, with pieces of other sizes.
+        access.prepare(&(4..12), 6);
+        access.prepare(&(4..12), 9);
+        assert!(access.output_and_input(4..10).is_none(), "not saved so far");
+        assert_eq!(access.input(4..9), [4, 5, 6, 7, 8]);
+        access.output_mut(4..9).fill(98);
+        drop(access);
+        assert_eq!(buffers.saved_bytes(), 5);
+        buffers.revoke();
+        buffers.roll_back();
+        assert_eq!(memory.bytes(), (0..16).collect::<Vec<u8>>());
+    }
+
+    #[test]
     fn out_of_place_the_input_is_never_copied() {
         let (send, recv) = (Memory::new(vec![5; 8]), Memory::new(vec![0; 8]));
         let buffers = send.lend_to(&recv, Arc::new(()));
         let mut access = buffers.access().unwrap();
-        access.prepare(0..8);
+        access.prepare(&(0..8), 8);
         access.output_mut(0..8).fill(9);
         let (output, input) = access.output_and_input(0..8).unwrap();
         output.copy_from_slice(input);

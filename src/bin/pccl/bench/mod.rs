@@ -14,6 +14,7 @@
 mod cpu;
 mod pages;
 mod peer;
+mod ping;
 mod raw;
 mod record;
 mod sample;
@@ -85,6 +86,13 @@ struct Workload {
     /// same processes, and no library. At most 128.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=raw::MOST_STREAMS))]
     raw: Option<u16>,
+    /// Also measure a round trip of 64 bytes between two of the processes, by turns with each
+    /// iteration.
+    #[arg(long)]
+    ping: bool,
+    /// Threads of each peer that move data; the library's default where it is left out.
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=64))]
+    data_threads: Option<u16>,
     /// Pages of the buffers.
     #[arg(long, value_enum, default_value_t = Pages::Huge)]
     pages: Pages,
@@ -145,6 +153,8 @@ impl Workload {
         flags.extend(self.lanes.map(|lanes| format!("--lanes={lanes}")));
         flags.extend(self.raw.map(|streams| format!("--raw={streams}")));
         flags.extend(self.iters.map(|iters| format!("--iters={iters}")));
+        flags.extend(self.ping.then(|| "--ping".to_owned()));
+        flags.extend((self.data_threads).map(|threads| format!("--data-threads={threads}")));
         flags.extend(self.in_place.then(|| "--in-place".to_owned()));
         flags
     }
@@ -212,7 +222,7 @@ mod tests {
         for line in [
             "",
             "--bytes 8,1MiB --lanes 4 --concurrent 8 --dtype bf16 --op max --in-place \
-             --pages small --iters 7 --raw 4 --pause 60",
+             --pages small --iters 7 --raw 4 --ping --data-threads 3 --pause 60",
         ] {
             let workload = read(line.split_whitespace().map(str::to_owned));
             assert_eq!(read(workload.to_flags()), workload);

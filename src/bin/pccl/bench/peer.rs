@@ -10,6 +10,7 @@ use pccl::{
 };
 
 use super::pages::Buffer;
+use super::ping::Ping;
 use super::raw::{RawMeasurement, RawRing};
 use super::record::{PeerMeasurement, Printer, Record};
 use super::sample::{self, Sample};
@@ -95,13 +96,16 @@ fn measure_all(
     if let Some(lanes) = workload.lanes {
         config = config.lanes_per_link(lanes);
     }
+    if let Some(threads) = workload.data_threads {
+        config = config.data_threads(threads.into());
+    }
     let communicator = Communicator::new(config).map_err(|error| error.to_string())?;
     communicator.connect().map_err(|error| error.to_string())?;
     gather(&communicator, peers).map_err(|error| error.to_string())?;
-    let mut rings = Vec::new();
+    let mut bare = Bare::default();
     if let Some(streams) = workload.raw {
         for congestion in RAW_CONGESTION {
-            rings.push(RawRing::connect(
+            bare.rings.push(RawRing::connect(
                 &communicator,
                 streams,
                 congestion,
@@ -109,8 +113,11 @@ fn measure_all(
             )?);
         }
     }
+    if workload.ping {
+        bare.ping = Some(Ping::connect(&communicator)?);
+    }
     for &bytes in &workload.bytes {
-        let measurement = measure_type(&communicator, workload, bytes, &mut rings)?;
+        let measurement = measure_type(&communicator, workload, bytes, &mut bare)?;
         report(&communicator, measurement)?;
     }
     communicator.leave().map_err(|error| error.to_string())
@@ -133,7 +140,7 @@ fn measure_type(
     communicator: &Communicator,
     workload: &Workload,
     bytes: u64,
-    rings: &mut [RawRing],
+    bare: &mut Bare,
 ) -> Result<PeerMeasurement, String> {
     let measure = match workload.dtype {
         DataType::U8 => measure::<u8>,
@@ -149,7 +156,14 @@ fn measure_type(
         DataType::F32 => measure::<f32>,
         DataType::F64 => measure::<f64>,
     };
-    measure(communicator, workload, bytes, rings)
+    measure(communicator, workload, bytes, bare)
+}
+
+/// Bare sockets that are measured by turns with the operation.
+#[derive(Default)]
+struct Bare {
+    rings: Vec<RawRing>,
+    ping: Option<Ping>,
 }
 
 /// The memory of one operation.
@@ -181,7 +195,7 @@ fn measure<T: Sample>(
     communicator: &Communicator,
     workload: &Workload,
     bytes: u64,
-    rings: &mut [RawRing],
+    bare: &mut Bare,
 ) -> Result<PeerMeasurement, String> {
     let rank = communicator.rank().ok_or("this peer has no rank")?.0;
     let world = communicator.world_sizes().group;
@@ -222,12 +236,16 @@ fn measure<T: Sample>(
             tx_bytes = sent;
         }
         let share = 2 * u64::from(world - 1) * bytes / u64::from(world);
-        for ring in &mut *rings {
+        for ring in &mut bare.rings {
             barrier(communicator).map_err(failed)?;
             ring.exchange(
                 share * u64::from(workload.concurrent),
                 iteration >= workload.warmup,
             )?;
+        }
+        if let Some(ping) = &mut bare.ping {
+            barrier(communicator).map_err(failed)?;
+            ping.exchange(iteration >= workload.warmup)?;
         }
     }
     let max_abs_error = (0..)
@@ -242,7 +260,8 @@ fn measure<T: Sample>(
         cpu_seconds,
         tx_bytes,
         max_abs_error,
-        raw: rings.iter_mut().map(RawRing::take).collect(),
+        raw: bare.rings.iter_mut().map(RawRing::take).collect(),
+        ping_seconds: bare.ping.as_mut().map(Ping::take).unwrap_or_default(),
     })
 }
 
@@ -309,6 +328,13 @@ fn exchange(
     mine: PeerMeasurement,
 ) -> Result<PeerMeasurement, CollectiveError> {
     let iters = mine.seconds.len();
+    let mut pings = [mine.ping_seconds.len() as u64];
+    communicator.all_reduce_in_place(&mut pings, &ReduceOptions::max().tag(EXCHANGE))?;
+    let mut ping_seconds = mine.ping_seconds;
+    ping_seconds.resize(pings[0] as usize, 0.0);
+    if !ping_seconds.is_empty() {
+        communicator.all_reduce_in_place(&mut ping_seconds, &ReduceOptions::max().tag(EXCHANGE))?;
+    }
     let mut largest = mine.seconds;
     for raw in &mine.raw {
         largest.extend(&raw.seconds);
@@ -332,6 +358,7 @@ fn exchange(
         cpu_seconds: cpu_seconds.next().flatten(),
         tx_bytes,
         max_abs_error,
+        ping_seconds,
         raw: (mine.raw.into_iter().zip(seconds).zip(cpu_seconds))
             .map(|((raw, seconds), cpu_seconds)| RawMeasurement {
                 seconds,

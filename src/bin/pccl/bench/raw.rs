@@ -64,18 +64,11 @@ impl RawRing {
         let name = congestion.unwrap_or("system");
         let failed = |error: io::Error| format!("bare sockets under {name}: {error}");
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(failed)?;
-        let members = communicator.members();
+        let addresses = addresses(communicator, &listener)?;
         let own_rank = communicator.rank().ok_or("this peer has no rank")?.0;
         let rank = own_rank as usize;
-        let mut ports = vec![0_u64; members.len()];
-        ports[rank] = u64::from(listener.local_addr().map_err(failed)?.port());
-        communicator
-            .all_reduce_in_place(&mut ports, &ReduceOptions::sum().tag(EXCHANGE))
-            .map_err(|error| error.to_string())?;
-        let right = (rank + 1) % members.len();
-        let left = (rank + members.len() - 1) % members.len();
-        let ip = host(&members[right].address)?;
-        let to = SocketAddr::new(ip, u16::try_from(ports[right]).unwrap_or_default());
+        let to = addresses[(rank + 1) % addresses.len()];
+        let left = (rank + addresses.len() - 1) % addresses.len();
 
         let (finished, done) = mpsc::channel();
         let mut work = Vec::new();
@@ -149,14 +142,35 @@ fn host(address: &str) -> Result<IpAddr, String> {
         .map_err(|error| format!("{address}: {error}"))
 }
 
-fn dial(to: &SocketAddr, own_rank: u32) -> io::Result<TcpStream> {
+/// Where the peers listen, in the ring's order. A joint call.
+pub(super) fn addresses(
+    communicator: &Communicator,
+    listener: &TcpListener,
+) -> Result<Vec<SocketAddr>, String> {
+    let port = listener.local_addr().map_err(|error| error.to_string())?;
+    let members = communicator.members();
+    let rank = communicator.rank().ok_or("this peer has no rank")?.0;
+    let mut ports = vec![0_u64; members.len()];
+    ports[rank as usize] = u64::from(port.port());
+    communicator
+        .all_reduce_in_place(&mut ports, &ReduceOptions::sum().tag(EXCHANGE))
+        .map_err(|error| error.to_string())?;
+    let mut addresses = Vec::new();
+    for (member, port) in members.iter().zip(ports) {
+        let port = u16::try_from(port).map_err(|error| error.to_string())?;
+        addresses.push(SocketAddr::new(host(&member.address)?, port));
+    }
+    Ok(addresses)
+}
+
+pub(super) fn dial(to: &SocketAddr, own_rank: u32) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(to, DIAL_TIMEOUT)?;
     stream.write_all(&own_rank.to_le_bytes())?;
     Ok(stream)
 }
 
 /// The next connection of the peer with this rank.
-fn accept(listener: &TcpListener, rank: u32) -> io::Result<TcpStream> {
+pub(super) fn accept(listener: &TcpListener, rank: u32) -> io::Result<TcpStream> {
     loop {
         let (mut stream, address) = listener.accept()?;
         stream.set_read_timeout(Some(DIAL_TIMEOUT))?;

@@ -21,6 +21,9 @@ pub(super) struct PeerMeasurement {
     /// Of bare sockets, by turns with the iterations.
     #[serde(default)]
     pub(super) raw: Vec<RawMeasurement>,
+    /// Round trips of 64 bytes over a bare socket; of one peer.
+    #[serde(default)]
+    pub(super) ping_seconds: Vec<f64>,
 }
 
 /// One size as all peers saw it.
@@ -51,6 +54,8 @@ pub(super) struct Record {
     max_abs_error: f64,
     /// None: not measured.
     raw: Option<Raw>,
+    /// None: not measured.
+    ping: Option<PingRecord>,
 }
 
 /// Bare sockets under the congestion control that was faster.
@@ -61,6 +66,14 @@ struct Raw {
     cpu_seconds_per_op: Option<f64>,
     /// Their median time as a part of the operation's: 1 is as fast as bare sockets.
     reached: f64,
+}
+
+/// A round trip of 64 bytes over a bare socket.
+#[derive(Clone, Debug, Serialize)]
+struct PingRecord {
+    seconds_median: f64,
+    /// The operation's median time, in such round trips.
+    round_trips: f64,
 }
 
 impl Record {
@@ -103,6 +116,7 @@ impl Record {
             raw: (0..first.raw.len())
                 .map(|index| Raw::merge(peers, index, median, operations))
                 .min_by(|one, other| one.seconds_median.total_cmp(&other.seconds_median)),
+            ping: PingRecord::merge(peers, median),
         })
     }
 
@@ -111,8 +125,12 @@ impl Record {
             .cpu_seconds_per_op
             .map_or_else(|| "?".to_owned(), |seconds| format!("{:.3}", seconds * 1e3));
         let raw = self.raw.as_ref().map_or_else(String::new, Raw::columns);
+        let ping = self
+            .ping
+            .as_ref()
+            .map_or_else(String::new, PingRecord::columns);
         format!(
-            "{:>10} {:>5} {:>10.3} {:>10.3} {:>10.3} {:>10.3} {:>9.3} {:>12} {:>10} {:>10}{raw}",
+            "{:>10} {:>5} {:>10.3} {:>10.3} {:>10.3} {:>10.3} {:>9.3} {:>12} {:>10} {:>10}{raw}{ping}",
             size::format(self.bytes),
             self.iters,
             self.seconds_median * 1e3,
@@ -124,6 +142,25 @@ impl Record {
             cpu,
             self.max_abs_error,
         )
+    }
+}
+
+impl PingRecord {
+    fn merge(peers: &[PeerMeasurement], median: f64) -> Option<PingRecord> {
+        let mut seconds: Vec<f64> = (peers.iter())
+            .flat_map(|peer| peer.ping_seconds.iter().copied())
+            .collect();
+        seconds.sort_by(f64::total_cmp);
+        let seconds_median = quantile(&seconds, 0.5);
+        (!seconds.is_empty()).then(|| PingRecord {
+            seconds_median,
+            round_trips: median / seconds_median,
+        })
+    }
+
+    fn columns(&self) -> String {
+        let micros = self.seconds_median * 1e6;
+        format!(" {micros:>10.1} {:>11.1}", self.round_trips)
     }
 }
 
@@ -199,8 +236,12 @@ impl Printer {
                 ),
                 None => String::new(),
             };
+            let ping = match record.ping {
+                Some(_) => format!(" {:>10} {:>11}", "ping us", "round trips"),
+                None => String::new(),
+            };
             println!(
-                "{:>10} {:>5} {:>10} {:>10} {:>10} {:>10} {:>9} {:>12} {:>10} {:>10}{raw}",
+                "{:>10} {:>5} {:>10} {:>10} {:>10} {:>10} {:>9} {:>12} {:>10} {:>10}{raw}{ping}",
                 "bytes",
                 "iters",
                 "median ms",
@@ -261,6 +302,7 @@ mod tests {
             tx_bytes: 1500,
             max_abs_error: 0.0,
             raw: Vec::new(),
+            ping_seconds: Vec::new(),
         }
     }
 
@@ -321,6 +363,18 @@ mod tests {
             ("quick", 2.0)
         );
         assert_eq!((raw.reached, raw.cpu_seconds_per_op), (0.5, Some(2.0)));
+    }
+
+    #[test]
+    fn a_small_operation_is_counted_in_round_trips() {
+        let asks = PeerMeasurement {
+            ping_seconds: vec![9.0, 0.5, 0.5],
+            ..measured(&[2.0], 1.0)
+        };
+        let record = merge(&[], &[asks, measured(&[1.0], 1.0)]).expect("a record");
+        assert_eq!(record.ping.map(|ping| ping.round_trips), Some(4.0));
+        let record = merge(&[], &[measured(&[1.0], 1.0)]).expect("a record");
+        assert!(record.ping.is_none());
     }
 
     #[test]
