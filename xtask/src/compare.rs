@@ -182,9 +182,10 @@ fn measure_open_mpi(
         .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
         .arg(program);
     for &bytes in bytes {
+        // As often as `pccl bench` does it.
         let iterations = match bytes {
-            0..=SMALL_BYTES_MAX => 200,
-            ..=0x40_0000 => 50,
+            0..=0x1_0000 => 200,
+            0x1_0001..=0x40_0000 => 50,
             _ => 10,
         };
         command.arg(format!("{bytes}:{iterations}"));
