@@ -38,6 +38,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::kernels::copy_past_cache;
 use crate::mutation::{Mutation, mutated};
 
 const CLOSED: u64 = 1;
@@ -354,7 +355,7 @@ impl Access<'_> {
     /// Makes a segment ready to be written from its start to `end`: in place, saves what of that is
     /// not saved yet. Costs a copy of each byte, once, in place only.
     ///
-    /// A piece at a time what was copied is still in the cache when it is combined.
+    /// A piece at a time, what is overwritten is still in the cache.
     pub fn prepare(&mut self, segment: &Range<usize>, end: usize) {
         let buffers = self.buffers;
         buffers.assert_inside(segment);
@@ -377,12 +378,13 @@ impl Access<'_> {
         // SAFETY: both are inside their allocations, as the backup is as long as the buffer at least;
         // the segment is claimed by this access's holder and these bytes are not yet noted as saved, so
         // nobody else reads or writes them in the backup, nor writes them in the buffer.
-        unsafe {
-            let original = buffers.recv.add(start);
-            backup
-                .add(start)
-                .copy_from_nonoverlapping(original, end - start);
-        }
+        let (saved, original) = unsafe {
+            (
+                slice::from_raw_parts_mut(backup.add(start), end - start),
+                slice::from_raw_parts(buffers.recv.add(start), end - start),
+            )
+        };
+        copy_past_cache(saved, original);
         buffers.saved().segments.insert(segment.start, end);
     }
 
