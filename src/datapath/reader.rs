@@ -20,8 +20,8 @@ use crate::wire::lane::{FrameHeader, HEADER_BYTES, TRAILER_BYTES, TRAILER_SPOILE
 /// Read-ahead: many small frames in one read, and little of a large payload copied twice.
 const STAGING_BYTES: usize = 16 * 1024;
 
-/// What is read at once of a segment: where it is combined or what it overwrites is saved, all of
-/// that stays in the second-level cache, and so does its part of the input and the output.
+/// What is read at once of a segment that is combined, or that overwrites what must be saved: it stays
+/// in the second-level cache, and so does its part of the input and the output.
 const PIECE_BYTES: usize = 128 * 1024;
 
 /// What becomes of a frame whose header came.
@@ -218,7 +218,10 @@ impl<R: AsyncRead + Unpin> Stream<R> {
         while at < range.end {
             let (staged, rest) = (&self.staging[self.start..self.end], range.end - at);
             let reader = &mut self.reader;
-            let piece = at..range.end.min(at + PIECE_BYTES);
+            let piece = match operation.buffers.is_in_place() {
+                true => at..range.end.min(at + PIECE_BYTES),
+                false => at..range.end,
+            };
             let read = poll_fn(|context| {
                 let Some(mut access) = operation.buffers.access() else {
                     return Poll::Ready(Ok(None));
