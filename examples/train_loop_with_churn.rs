@@ -74,10 +74,6 @@ fn train(master: &str, name: &str, model: &mut Model, plan: &Plan) -> Result<(),
             share(&communicator, name, model)?;
             continue;
         }
-        if communicator.world_sizes().group < PEERS_WANTED {
-            thread::sleep(PAUSE);
-            continue;
-        }
 
         let mut gradient = model.gradient(name);
         if plan.vanishes_at == Some(model.step[0]) {
@@ -86,6 +82,12 @@ fn train(master: &str, name: &str, model: &mut Model, plan: &Plan) -> Result<(),
             return Ok(());
         }
         let contributors = average(&communicator, name, &mut gradient)?;
+        // All contributors know the same number, so all wait or none does. `world_sizes` would not do:
+        // one peer may look before another is lost, and the next one after.
+        if contributors < PEERS_WANTED {
+            thread::sleep(PAUSE);
+            continue;
+        }
         model.apply(&gradient);
         if model.step[0].is_multiple_of(plan.steps / 4) {
             println!("{name}: step {} done by {contributors}", model.step[0]);

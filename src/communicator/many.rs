@@ -48,10 +48,53 @@ impl<'a> Reduce<'a> {
         }
     }
 
+    /// From `send` into `recv`, elements of `data_type` at any alignment.
+    pub fn bytes(
+        send: &'a [u8],
+        recv: &'a mut [u8],
+        data_type: DataType,
+        options: ReduceOptions,
+    ) -> Self {
+        Self {
+            lengths: same_length(send.len(), recv.len())
+                .and_then(|()| whole_elements(send.len(), data_type)),
+            memory: Lendable::Apart { send, recv },
+            data_type,
+            options,
+            report: None,
+        }
+    }
+
+    /// In place, elements of `data_type` at any alignment.
+    pub fn bytes_in_place(
+        buffer: &'a mut [u8],
+        data_type: DataType,
+        options: ReduceOptions,
+    ) -> Self {
+        Self {
+            lengths: whole_elements(buffer.len(), data_type),
+            memory: Lendable::InPlace(buffer),
+            data_type,
+            options,
+            report: None,
+        }
+    }
+
     /// What it did, if it was committed.
     pub fn report(&self) -> Option<&ReduceReport> {
         self.report.as_ref()
     }
+}
+
+fn whole_elements(len_bytes: usize, data_type: DataType) -> Result<u64, CollectiveError> {
+    let size = data_type.size_bytes();
+    if len_bytes.is_multiple_of(size) {
+        return Ok((len_bytes / size) as u64);
+    }
+    Err(CollectiveError::InvalidArgument {
+        field: "send",
+        reason: format!("{len_bytes} bytes are no whole number of {data_type} elements"),
+    })
 }
 
 pub(super) fn run(

@@ -66,20 +66,34 @@ impl<'a> SharedState<'a> {
         self.push(name.into(), data, true)
     }
 
+    /// Adds a tensor of `data_type` at any alignment, as [`tensor`](Self::tensor) or, where
+    /// `allows_inequality`, as [`tensor_unequal`](Self::tensor_unequal) does. What is left behind
+    /// the last whole element is no part of it.
+    pub fn tensor_bytes(
+        &mut self,
+        name: impl Into<String>,
+        data_type: DataType,
+        bytes: &'a mut [u8],
+        allows_inequality: bool,
+    ) -> &mut Self {
+        let count = bytes.len() / data_type.size_bytes();
+        self.tensors.push(Tensor {
+            name: name.into(),
+            data_type,
+            count: count as u64,
+            bytes: &mut bytes[..count * data_type.size_bytes()],
+            allows_inequality,
+        });
+        self
+    }
+
     fn push<T: Element>(
         &mut self,
         name: String,
         data: &'a mut [T],
         allows_inequality: bool,
     ) -> &mut Self {
-        self.tensors.push(Tensor {
-            name,
-            data_type: T::DATA_TYPE,
-            count: data.len() as u64,
-            bytes: data.as_mut_bytes(),
-            allows_inequality,
-        });
-        self
+        self.tensor_bytes(name, T::DATA_TYPE, data.as_mut_bytes(), allows_inequality)
     }
 
     /// Names of the tensors, in order.
