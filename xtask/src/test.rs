@@ -1,9 +1,11 @@
 //! `cargo xtask test`: the list of parts that a change must pass, cheapest first.
 
+use std::process::Command;
+
 use clap::Args;
 
-use crate::licences;
 use crate::part::{self, Failure, cargo, succeeds};
+use crate::{licences, workspace_root};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -59,8 +61,25 @@ const PARTS: &[(&str, Work)] = &[
             "run --locked --quiet --release -p stress -- sim --seeds 1000",
         ))
     }),
+    ("PCCL's Python package on our library", pypccl),
     (TESTS, || succeeds(&mut cargo("test --locked --workspace"))),
 ];
+
+fn pypccl() -> Result<(), String> {
+    if Command::new("python3").arg("--version").output().is_err() {
+        println!("skipped: needs python3");
+        return match std::env::var_os("PCCL_TEST_REQUIRE_ALL") {
+            Some(_) => Err("python3 is not installed".to_owned()),
+            None => Ok(()),
+        };
+    }
+    succeeds(&mut cargo("build --locked --release --package pccl-capi"))?;
+    succeeds(
+        Command::new("python3")
+            .arg("capi/pypccl/run.py")
+            .current_dir(workspace_root()),
+    )
+}
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let wanted = |name: &str| {
