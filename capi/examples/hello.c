@@ -15,7 +15,7 @@ static ccoip_socket_address_t master_address;
 static void must(pcclResult_t result, const char *call) {
     if (result != pcclSuccess) {
         char text[512];
-        pcclGetLastError(text, sizeof text);
+        pcclGetLastError(NULL, text, sizeof text);
         fprintf(stderr, "%s: %s: %s\n", call, pcclResultToString(result), text);
         exit(1);
     }

@@ -31,7 +31,7 @@ int main(int argc, char **argv) {
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
 
     if (pcclCreateMaster(address, &master) != pcclSuccess || pcclRunMaster(master) != pcclSuccess) {
-        pcclGetLastError(text, sizeof text);
+        pcclGetLastError(NULL, text, sizeof text);
         fprintf(stderr, "%s\n", text);
         return 1;
     }

@@ -27,7 +27,7 @@ static void pause_ms(long ms) {
 
 static void say(int number, const char *call, pcclResult_t result) {
     char text[512];
-    pcclGetLastError(text, sizeof text);
+    pcclGetLastError(NULL, text, sizeof text);
     printf("peer %d: %s: %s: %s\n", number, call, pcclResultToString(result), text);
     fflush(stdout);
 }

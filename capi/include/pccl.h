@@ -295,9 +295,10 @@ pcclResult_t pcclGetBuildInfo(pcclBuildInfo_t *info);
 
 /* ---- Beyond PCCL: not in its libpccl.so ---- */
 
-/* The text of the last call that failed on this thread; empty where none did. Writes at most `size_bytes`, a
- * zero byte included, and returns the length of the whole text without it. `text_out` may be NULL. */
-size_t pcclGetLastError(char *text_out, size_t size_bytes);
+/* The text of the last call of a communicator that failed, in whatever thread; where it is NULL or was destroyed,
+ * of the last call of this thread that failed. Empty where none did. Writes at most `size_bytes`, a zero byte
+ * included, and returns the length of the whole text without it. `text_out` may be NULL. */
+size_t pcclGetLastError(const pcclComm_t *communicator, char *text_out, size_t size_bytes);
 
 /* The name of a code. Never NULL, never freed. */
 const char *pcclResultToString(pcclResult_t result);

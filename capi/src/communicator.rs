@@ -11,7 +11,7 @@ use std::sync::Arc;
 use core_pccl::{Communicator, Config, GroupId, MembershipError, WorldSizes};
 use parking_lot::Mutex;
 
-use crate::guard::{Failure, Outcome, guard, initialize, initialized, last_error};
+use crate::guard::{Failure, Outcome, guard, guard_of, initialize, initialized, last_error};
 use crate::handles::Handles;
 use crate::reduce::Flight;
 use crate::types::{
@@ -34,6 +34,8 @@ pub(crate) struct Comm {
     stage: Mutex<Stage>,
     /// All-reduces that were started and not awaited, by tag.
     pub(crate) flights: Mutex<BTreeMap<u64, Flight>>,
+    /// Of the last call that failed, in whatever thread.
+    last_error: Mutex<String>,
 }
 
 enum Stage {
@@ -111,6 +113,13 @@ impl Comm {
     }
 }
 
+/// Keeps the text of a failure where `pcclGetLastError` looks for it.
+pub(crate) fn keep_error(handle: *const Opaque, text: String) {
+    if let Ok(comm) = COMMUNICATORS.get(handle) {
+        *comm.last_error.lock() = text;
+    }
+}
+
 fn not_reached(error: core_pccl::ConnectError) -> Failure {
     Failure::new(MASTER_CONNECTION_FAILED, error.to_string())
 }
@@ -171,6 +180,7 @@ pub unsafe extern "C" fn pcclCreateCommunicator(
             config: Mutex::new(config),
             stage: Mutex::new(Stage::Apart),
             flights: Mutex::default(),
+            last_error: Mutex::default(),
         });
         // SAFETY: not NULL, and the caller's promise.
         unsafe { write(comm_out, handle, "comm_out") }
@@ -180,7 +190,7 @@ pub unsafe extern "C" fn pcclCreateCommunicator(
 /// See `pccl.h`.
 #[unsafe(no_mangle)]
 pub extern "C" fn pcclDestroyCommunicator(communicator: *mut Opaque) -> Code {
-    guard("pcclDestroyCommunicator", || {
+    guard_of("pcclDestroyCommunicator", communicator, || {
         initialized()?;
         COMMUNICATORS.remove(communicator)?.destroy();
         Ok(())
@@ -198,7 +208,7 @@ pub unsafe extern "C" fn pcclSetOption(
     key: *const c_char,
     value: *const c_char,
 ) -> Code {
-    guard("pcclSetOption", || {
+    guard_of("pcclSetOption", communicator, || {
         initialized()?;
         let comm = COMMUNICATORS.get(communicator)?;
         // SAFETY: the caller's promise.
@@ -216,7 +226,7 @@ pub unsafe extern "C" fn pcclSetOption(
 /// See `pccl.h`.
 #[unsafe(no_mangle)]
 pub extern "C" fn pcclConnect(communicator: *mut Opaque) -> Code {
-    guard("pcclConnect", || {
+    guard_of("pcclConnect", communicator, || {
         initialized()?;
         COMMUNICATORS.get(communicator)?.connect()
     })
@@ -233,7 +243,7 @@ pub unsafe extern "C" fn pcclGetAttribute(
     attribute: c_int,
     attribute_out: *mut c_int,
 ) -> Code {
-    guard("pcclGetAttribute", || {
+    guard_of("pcclGetAttribute", communicator, || {
         let (_, communicator) = Comm::connected(communicator)?;
         let WorldSizes {
             global,
@@ -261,7 +271,7 @@ pub unsafe extern "C" fn pcclGetAttribute(
 /// See `pccl.h`.
 #[unsafe(no_mangle)]
 pub extern "C" fn pcclUpdateTopology(communicator: *mut Opaque) -> Code {
-    guard("pcclUpdateTopology", || {
+    guard_of("pcclUpdateTopology", communicator, || {
         let (comm, communicator) = Comm::connected(communicator)?;
         comm.nothing_in_flight()?;
         let failed = |error| membership(&error, UPDATE_TOPOLOGY_FAILED);
@@ -279,7 +289,7 @@ pub unsafe extern "C" fn pcclArePeersPending(
     communicator: *const Opaque,
     pending_out: *mut bool,
 ) -> Code {
-    guard("pcclArePeersPending", || {
+    guard_of("pcclArePeersPending", communicator, || {
         initialized()?;
         COMMUNICATORS.get(communicator)?;
         if pending_out.is_null() {
@@ -296,7 +306,7 @@ pub unsafe extern "C" fn pcclArePeersPending(
 /// See `pccl.h`.
 #[unsafe(no_mangle)]
 pub extern "C" fn pcclOptimizeTopology(communicator: *const Opaque) -> Code {
-    guard("pcclOptimizeTopology", || {
+    guard_of("pcclOptimizeTopology", communicator, || {
         let (comm, communicator) = Comm::connected(communicator)?;
         if communicator.world_sizes().global <= 1 {
             return Err(Failure::usage(
@@ -329,8 +339,15 @@ fn membership(error: &MembershipError, usual: Code) -> Failure {
 ///
 /// `text_out` is NULL or valid for writes of `size_bytes`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pcclGetLastError(text_out: *mut c_char, size_bytes: usize) -> usize {
-    let text = last_error();
+pub unsafe extern "C" fn pcclGetLastError(
+    communicator: *const Opaque,
+    text_out: *mut c_char,
+    size_bytes: usize,
+) -> usize {
+    let text = match COMMUNICATORS.get(communicator) {
+        Ok(comm) => comm.last_error.lock().clone(),
+        Err(_) => last_error(),
+    };
     if !text_out.is_null() && size_bytes > 0 {
         // Cut between two characters, so that what is left is text.
         let mut len = text.len().min(size_bytes - 1);

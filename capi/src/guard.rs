@@ -1,12 +1,12 @@
-//! The boundary: every function runs in [`guard`], which turns a failure into its code, keeps its text
-//! for `pcclGetLastError`, and lets no panic out.
+//! The boundary: every function runs in [`guard`] or [`guard_of`], which turn a failure into its code, keep
+//! its text for `pcclGetLastError`, and let no panic out.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::types::{
-    Code, INTERNAL_ERROR, INVALID_ARGUMENT, INVALID_USAGE, NOT_INITIALIZED, SUCCESS,
+    Code, INTERNAL_ERROR, INVALID_ARGUMENT, INVALID_USAGE, NOT_INITIALIZED, Opaque, SUCCESS,
 };
 
 /// What a call failed with: the code for the program, the text for who reads the log.
@@ -57,6 +57,28 @@ pub(crate) fn initialized() -> Outcome {
 
 /// Runs one function of the API.
 pub(crate) fn guard(name: &str, call: impl FnOnce() -> Outcome) -> Code {
+    match caught(name, call) {
+        Ok(()) => SUCCESS,
+        Err(Failure { code, .. }) => code,
+    }
+}
+
+/// Runs one function of a communicator, which keeps the text as well.
+pub(crate) fn guard_of(
+    name: &str,
+    communicator: *const Opaque,
+    call: impl FnOnce() -> Outcome,
+) -> Code {
+    match caught(name, call) {
+        Ok(()) => SUCCESS,
+        Err(Failure { code, text }) => {
+            crate::communicator::keep_error(communicator, text);
+            code
+        }
+    }
+}
+
+fn caught(name: &str, call: impl FnOnce() -> Outcome) -> Outcome {
     let outcome = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let reason = panic.downcast_ref::<String>().map(String::as_str);
         let reason = reason.or_else(|| panic.downcast_ref::<&str>().copied());
@@ -64,15 +86,13 @@ pub(crate) fn guard(name: &str, call: impl FnOnce() -> Outcome) -> Code {
         let text = format!("a defect of the library: {reason}");
         Err(Failure::new(INTERNAL_ERROR, text))
     });
-    match outcome {
-        Ok(()) => SUCCESS,
-        Err(Failure { code, text }) => {
-            tracing::debug!(call = name, code, reason = %text, "failed");
-            // A thread that is ending has no place for it any more.
-            let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = format!("{name}: {text}"));
-            code
-        }
-    }
+    outcome.map_err(|Failure { code, text }| {
+        tracing::debug!(call = name, code, reason = %text, "failed");
+        let text = format!("{name}: {text}");
+        // A thread that is ending has no place for it any more.
+        let _ = LAST_ERROR.try_with(|last| last.borrow_mut().clone_from(&text));
+        Failure { code, text }
+    })
 }
 
 /// The text of this thread's last failure; empty where nothing failed.

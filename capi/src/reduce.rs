@@ -12,7 +12,7 @@ use core_pccl::{
 };
 
 use crate::communicator::{Comm, write};
-use crate::guard::{Failure, Outcome, guard};
+use crate::guard::{Failure, Outcome, guard_of};
 use crate::types::{
     AsyncReduceOp, Code, INVALID_ARGUMENT, INVALID_USAGE, Opaque, QUANTIZATION_MIN_MAX,
     QUANTIZATION_NONE, QUANTIZATION_ZERO_POINT_SCALE, RANK_CONNECTION_LOST, ReduceDescriptor,
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn pcclAllReduceAsync(
     communicator: *const Opaque,
     reduce_handle_out: *mut AsyncReduceOp,
 ) -> Code {
-    guard("pcclAllReduceAsync", || {
+    guard_of("pcclAllReduceAsync", communicator, || {
         // SAFETY: the caller's promise.
         unsafe {
             start(
@@ -196,9 +196,11 @@ pub unsafe extern "C" fn pcclAwaitAsyncReduce(
     reduce_handle: *const AsyncReduceOp,
     reduce_info_out: *mut ReduceInfo,
 ) -> Code {
-    guard("pcclAwaitAsyncReduce", || {
-        // SAFETY: the caller's promise.
-        let Some(handle) = (unsafe { reduce_handle.as_ref() }) else {
+    // SAFETY: the caller's promise.
+    let handle = unsafe { reduce_handle.as_ref() };
+    let communicator = handle.map_or(std::ptr::null(), |handle| handle.comm);
+    guard_of("pcclAwaitAsyncReduce", communicator, || {
+        let Some(handle) = handle else {
             return Err(Failure::argument("reduce_handle is NULL"));
         };
         let (comm, _) = Comm::connected(handle.comm)?;
@@ -266,7 +268,7 @@ pub unsafe extern "C" fn pcclAllReduceMultipleWithRetry(
     reduce_info_out: *mut ReduceInfo,
     max_in_flight: c_int,
 ) -> Code {
-    guard("pcclAllReduceMultipleWithRetry", || {
+    guard_of("pcclAllReduceMultipleWithRetry", communicator, || {
         crate::guard::initialized()?;
         if descriptors.is_null() {
             return Err(Failure::argument("descriptors is NULL"));

@@ -9,7 +9,7 @@ use std::slice;
 use core_pccl::{Revision, SharedState as State, SyncError, SyncStrategy};
 
 use crate::communicator::{Comm, text};
-use crate::guard::{Failure, Outcome, guard};
+use crate::guard::{Failure, Outcome, guard_of};
 use crate::reduce::data_type;
 use crate::types::{
     Code, DEVICE_CPU, INVALID_ARGUMENT, INVALID_USAGE, Opaque, PENDING_ASYNC_OPS, SharedState,
@@ -28,7 +28,7 @@ pub unsafe extern "C" fn pcclSynchronizeSharedState(
     strategy: c_int,
     sync_info_out: *mut SyncInfo,
 ) -> Code {
-    guard("pcclSynchronizeSharedState", || {
+    guard_of("pcclSynchronizeSharedState", communicator, || {
         let (comm, communicator) = Comm::connected(communicator)?;
         comm.nothing_in_flight()?;
         let number = usize::try_from(strategy).ok();

@@ -137,6 +137,76 @@ fn options_are_named_where_they_make_no_sense() {
 }
 
 #[test]
+fn a_communicator_keeps_the_text_of_its_own_last_failure_for_every_thread() {
+    let (one, other) = (Comm::create(1, 0), Comm::create(1, 0));
+    assert_eq!(last_error_of(one.0), "");
+    assert_eq!(one.set(c"nothing", c"1"), 3);
+    assert_eq!(other.update(), 4);
+    let seen = std::thread::scope(|scope| {
+        let asks = scope.spawn(|| [last_error(), last_error_of(one.0), last_error_of(other.0)]);
+        asks.join().expect("asked")
+    });
+    assert_eq!(seen[0], "", "nothing failed there");
+    assert!(
+        seen[1].starts_with("pcclSetOption: ") && seen[1].contains("`nothing`"),
+        "{seen:?}"
+    );
+    assert!(seen[2].starts_with("pcclUpdateTopology: "), "{seen:?}");
+}
+
+#[test]
+fn before_init_only_masters_and_the_build_info_answer() {
+    // Other tests of this program have called it.
+    if !is_alone("calls::before_init_only_masters_and_the_build_info_answer") {
+        return;
+    }
+    let api = api_uninitialized();
+    let (mut handle, mut number, mut flag) = (NO_HANDLE, 0, false);
+    let operation = AsyncOp {
+        comm: NO_HANDLE,
+        tag: 0,
+    };
+    // SAFETY: the pointers are NULL or to our own memory.
+    unsafe {
+        assert_eq!((api.pcclCreateCommunicator)(null(), &raw mut handle), 1);
+        assert_eq!((api.pcclDestroyCommunicator)(NO_HANDLE), 1);
+        assert_eq!((api.pcclConnect)(NO_HANDLE), 1);
+        assert_eq!((api.pcclGetAttribute)(NO_HANDLE, 1, &raw mut number), 1);
+        assert_eq!((api.pcclUpdateTopology)(NO_HANDLE), 1);
+        assert_eq!((api.pcclArePeersPending)(NO_HANDLE, &raw mut flag), 1);
+        assert_eq!((api.pcclOptimizeTopology)(NO_HANDLE), 1);
+        let reduced = (api.pcclAllReduce)(null(), null_mut(), null(), NO_HANDLE, null_mut());
+        assert_eq!(reduced, 1);
+        assert_eq!(
+            (api.pcclAwaitAsyncReduce)(&raw const operation, null_mut()),
+            1
+        );
+        let many = (api.pcclAllReduceMultipleWithRetry)(null(), 0, NO_HANDLE, null_mut(), 0);
+        assert_eq!(many, 1);
+        let synced = (api.pcclSynchronizeSharedState)(NO_HANDLE, null_mut(), 0, null_mut());
+        assert_eq!(synced, 1);
+        assert_eq!((api.pcclGetBuildInfo)(&raw mut flag), 0);
+        assert_eq!((api.pcclCreateMaster)(loopback(1), &raw mut handle), 0);
+        assert_eq!((api.pcclDestroyMaster)(handle), 0);
+        assert_eq!((api.pcclInit)(), 0);
+        assert_eq!((api.pcclDestroyCommunicator)(NO_HANDLE), 3);
+    }
+}
+
+/// Runs the named test in a process of its own; true there.
+fn is_alone(name: &str) -> bool {
+    if std::env::var_os("PCCL_TEST_ALONE").is_some() {
+        return true;
+    }
+    let status = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args([name, "--exact", "--test-threads=1"])
+        .env("PCCL_TEST_ALONE", "1")
+        .status();
+    assert!(status.expect("it ran").success());
+    false
+}
+
+#[test]
 fn codes_have_names_and_texts_are_cut_to_the_space_there_is() {
     // SAFETY: what comes back is never NULL and ends with a zero byte.
     let name = |code| unsafe { CStr::from_ptr((api().pcclResultToString)(code)) };
@@ -149,11 +219,12 @@ fn codes_have_names_and_texts_are_cut_to_the_space_there_is() {
     assert_eq!(Comm(NO_HANDLE).connect(), 3);
     let mut text = [1; 6];
     // SAFETY: it writes as many bytes at most.
-    let len = unsafe { (api().pcclGetLastError)(text.as_mut_ptr(), 5) };
+    let len = unsafe { (api().pcclGetLastError)(NO_HANDLE, text.as_mut_ptr(), 5) };
     assert_eq!(len, last_error().len());
     assert_eq!((text[4], text[5]), (0, 1));
     // SAFETY: nothing is written.
-    assert_eq!(unsafe { (api().pcclGetLastError)(null_mut(), 0) }, len);
+    let whole = unsafe { (api().pcclGetLastError)(NO_HANDLE, null_mut(), 0) };
+    assert_eq!(whole, len);
 }
 
 #[test]
@@ -220,20 +291,14 @@ fn many_communicators_and_masters_leave_no_thread_and_no_descriptor() {
         let (_master, sums) = peers(2, |_, comm| comm.sum(&[1.0], 0).map(|(sum, _)| sum));
         assert_eq!(sums, [Ok(vec![2.0]), Ok(vec![2.0])]);
     };
-    // Other tests of this program have threads and descriptors of their own: this runs alone.
-    let program = std::env::current_exe().expect("this program");
-    if std::env::var_os("PCCL_TEST_ALONE").is_none() {
-        let name = "calls::many_communicators_and_masters_leave_no_thread_and_no_descriptor";
-        let status = std::process::Command::new(program)
-            .args([name, "--exact", "--test-threads=1"])
-            .env("PCCL_TEST_ALONE", "1")
-            .status();
-        assert!(status.expect("it ran").success());
+    // Other tests of this program have threads and descriptors of their own.
+    if !is_alone("calls::many_communicators_and_masters_leave_no_thread_and_no_descriptor") {
         return;
     }
+    let rounds = std::env::var("PCCL_TEST_ROUNDS").map_or(20, |n| n.parse().expect("a number"));
     round();
     let before = (count("/proc/self/task"), count("/proc/self/fd"));
-    for _ in 0..20 {
+    for _ in 0..rounds {
         round();
     }
     // A thread that was joined is listed for a moment longer.

@@ -135,7 +135,7 @@ functions! {
     pcclInterruptMaster(Handle) -> c_int;
     pcclMasterAwaitTermination(Handle) -> c_int;
     pcclDestroyMaster(Handle) -> c_int;
-    pcclGetLastError(*mut c_char, usize) -> usize;
+    pcclGetLastError(Handle, *mut c_char, usize) -> usize;
     pcclResultToString(c_int) -> *const c_char;
     pcclGetVersion() -> *const c_char;
     pcclSetOption(Handle, *const c_char, *const c_char) -> c_int;
@@ -188,10 +188,15 @@ pub(crate) fn api() -> &'static Api {
     api
 }
 
+/// Of this thread.
 pub(crate) fn last_error() -> String {
+    last_error_of(NO_HANDLE)
+}
+
+pub(crate) fn last_error_of(communicator: Handle) -> String {
     let mut text = [0; 1000];
     // SAFETY: it writes as many bytes at most.
-    unsafe { (api().pcclGetLastError)(text.as_mut_ptr(), text.len()) };
+    unsafe { (api().pcclGetLastError)(communicator, text.as_mut_ptr(), text.len()) };
     // SAFETY: it ends with a zero byte.
     let text = unsafe { CStr::from_ptr(text.as_ptr()) };
     text.to_string_lossy().into_owned()

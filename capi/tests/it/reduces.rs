@@ -19,6 +19,52 @@ fn sums_are_the_same_everywhere_and_the_info_tells_what_moved() {
 }
 
 #[test]
+fn few_and_many_elements_are_summed_at_every_world_size_in_place_and_not() {
+    for world in [2, 3, 4] {
+        let (_master, _) = peers(world, |number, comm| {
+            for count in [1, 2, 3, 1025, 203_530] {
+                let own = |n: usize, i: usize| (n + 1) as f32 * (i % 7) as f32;
+                let send: Vec<f32> = (0..count).map(|i| own(number, i)).collect();
+                let expected: Vec<f32> = (0..count)
+                    .map(|i| (0..world).map(|n| own(n, i)).sum())
+                    .collect();
+                let (sum, info) = comm.sum(&send, 0).expect("a sum");
+                assert!(sum == expected, "{count} at {world}");
+                assert_eq!(info.world as usize, world);
+                let mut buffers = [send];
+                assert_eq!(many(comm, &mut buffers, 1).0, 0, "{}", last_error());
+                assert!(buffers[0] == expected, "{count} at {world}, in place");
+            }
+        });
+    }
+}
+
+#[test]
+fn averages_of_integers_are_cut_towards_zero() {
+    let (_master, results) = peers(2, |number, comm| {
+        let mut values = if number == 0 {
+            [-3_i32, 3, 8]
+        } else {
+            [0, 0, 1]
+        };
+        let descriptor = Descriptor {
+            op: 1,
+            datatype: 5,
+            ..floats(3, 0)
+        };
+        let place = values.as_mut_ptr();
+        // SAFETY: the buffer is ours until the call returns.
+        let code = unsafe {
+            let descriptor = &raw const descriptor;
+            (api().pcclAllReduce)(place.cast(), place.cast(), descriptor, comm.0, null_mut())
+        };
+        assert_eq!(code, 0, "{}", last_error());
+        values
+    });
+    assert_eq!(results, [[-1, 1, 4]; 2]);
+}
+
+#[test]
 fn every_type_and_reduction_goes_through() {
     let (_master, _) = peers(2, |_, comm| {
         for datatype in 0..12 {
