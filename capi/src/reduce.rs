@@ -282,9 +282,14 @@ pub unsafe extern "C" fn pcclAllReduceMultipleWithRetry(
             return Err(Failure::argument("max_in_flight is not above 0"));
         }
         enough_peers(&communicator)?;
-        // SAFETY: the caller's promise.
+        if count > isize::MAX as usize / size_of::<ReduceOpDescriptor>() {
+            return Err(Failure::argument(format!(
+                "{count} descriptors fit no memory"
+            )));
+        }
+        // SAFETY: the caller's promise; so many fit.
         let descriptors = unsafe { slice::from_raw_parts(descriptors, count) };
-        let mut operations = Vec::with_capacity(count);
+        let mut operations = Vec::new();
         for descriptor in descriptors {
             let wanted = Wanted::read(&descriptor.descriptor)?;
             wanted.check_memory(descriptor.sendbuf, descriptor.recvbuf)?;

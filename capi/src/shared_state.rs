@@ -43,9 +43,13 @@ pub unsafe extern "C" fn pcclSynchronizeSharedState(
         if shared_state.infos.is_null() || shared_state.count == 0 {
             return Err(Failure::argument("the shared state has no tensors"));
         }
+        if shared_state.count > isize::MAX as usize / size_of::<TensorInfo>() {
+            let count = shared_state.count;
+            return Err(Failure::argument(format!("{count} tensors fit no memory")));
+        }
         let mut state = State::new();
         state.revision = Revision(shared_state.revision);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise; so many fit.
         let tensors = unsafe { slice::from_raw_parts(shared_state.infos, shared_state.count) };
         for tensor in tensors {
             // SAFETY: the caller's promise.

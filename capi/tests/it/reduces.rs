@@ -270,6 +270,19 @@ fn many_operations_are_reduced_or_the_call_says_why() {
         assert_eq!(many(comm, &mut buffers, 0).0, 3);
         assert_eq!(many(comm, &mut buffers, -1).0, 3);
         assert_eq!(many(comm, &mut [], 1).0, 3);
+        let nothing = OpDescriptor {
+            send: null_mut(),
+            recv: null_mut(),
+            descriptor: floats(1, 0),
+        };
+        for count in [1, usize::MAX] {
+            // SAFETY: a buffer that is NULL, and more descriptors than there can be, are errors.
+            let code = unsafe {
+                let nothing = &raw const nothing;
+                (api().pcclAllReduceMultipleWithRetry)(nothing, count, comm.0, null_mut(), 1)
+            };
+            assert_eq!(code, 3);
+        }
         let (code, info) = many(comm, &mut buffers, 4);
         assert_eq!((code, info.world), (0, 2));
         assert!(buffers.iter().all(|buffer| *buffer == [2.0; 100]));
