@@ -1,5 +1,5 @@
-//! `cargo xtask compare`: one blocking all-reduce on this machine, ours beside bare sockets and
-//! Open MPI over TCP, by turns in one run.
+//! `cargo xtask compare`: one blocking all-reduce on this machine, ours beside bare sockets, Open MPI
+//! over TCP and a `libpccl.so`, PCCL's where it can be loaded, by turns in one run.
 //!
 //! Other days' figures compare with nothing: a shared machine is twice as fast at one hour as at
 //! the next. So every round measures everyone, and the medians of the rounds are set in relation.
@@ -32,6 +32,9 @@ pub(crate) struct Arguments {
     /// Rounds, in each of which everyone is measured once.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// PCCL's shared object, to be measured as well; it must load on this machine.
+    #[arg(long, value_name = "LIBPCCL_SO")]
+    pccl: Option<PathBuf>,
     /// Streams of each link of bare sockets.
     #[arg(long, default_value_t = 4)]
     raw: u16,
@@ -50,6 +53,7 @@ struct Rounds {
     raw: Measured,
     ping: Measured,
     open_mpi: Measured,
+    pccl: Measured,
 }
 
 /// A line of `pccl bench --json`, as far as it is used here.
@@ -61,9 +65,9 @@ struct Ours {
     ping: Option<Median>,
 }
 
-/// A line of `benches/compare/openmpi.c`.
+/// A line of the programs in `benches/compare`.
 #[derive(Deserialize)]
-struct OpenMpi {
+struct Theirs {
     bytes: u64,
     seconds_median: f64,
 }
@@ -84,6 +88,13 @@ fn compare(arguments: &Arguments) -> Result<(), String> {
     succeeds(&mut cargo("build --locked --release --bin pccl"))?;
     let release = workspace_root().join("target/release");
     let open_mpi = build_open_mpi(&release)?;
+    let pccl_program = match &arguments.pccl {
+        Some(library) => Some(build_pccl(&release, library)?),
+        None => {
+            eprintln!("skipped: needs PCCL's shared object, by --pccl");
+            None
+        }
+    };
     let mut rounds = Rounds::default();
     for round in 1..=arguments.rounds {
         for &world in &arguments.peers {
@@ -93,7 +104,13 @@ fn compare(arguments: &Arguments) -> Result<(), String> {
                 measure_ours(&pccl, world, arguments, in_place, &mut rounds)?;
             }
             if let Some(program) = &open_mpi {
-                measure_open_mpi(program, world, &arguments.bytes, &mut rounds)?;
+                let measured = &mut rounds.open_mpi;
+                measure(&mut mpirun(program, world), world, arguments, measured)?;
+            }
+            if let Some(program) = &pccl_program {
+                let mut command = Command::new(program);
+                command.arg(world.to_string());
+                measure(&mut command, world, arguments, &mut rounds.pccl)?;
             }
         }
     }
@@ -166,12 +183,27 @@ fn measure_ours(
     Ok(())
 }
 
-fn measure_open_mpi(
-    program: &Path,
-    world: u32,
-    bytes: &[u64],
-    rounds: &mut Rounds,
-) -> Result<(), String> {
+/// A program that uses this very shared object.
+fn build_pccl(release: &Path, library: &Path) -> Result<PathBuf, String> {
+    let library = library
+        .canonicalize()
+        .map_err(|error| format!("{}: {error}", library.display()))?;
+    let program = release.join("compare-pccl");
+    let folder = library.parent().unwrap_or(Path::new("/"));
+    succeeds(
+        Command::new("cc")
+            .args(["-O2", "-Icapi/include", "-o"])
+            .arg(&program)
+            .arg("benches/compare/pccl.c")
+            .arg(&library)
+            .arg(format!("-Wl,-rpath,{}", folder.display()))
+            .arg("-pthread")
+            .current_dir(workspace_root()),
+    )?;
+    Ok(program)
+}
+
+fn mpirun(program: &Path, world: u32) -> Command {
     let mut command = Command::new("mpirun");
     command
         .args(["-np", &world.to_string(), "--oversubscribe"])
@@ -181,7 +213,17 @@ fn measure_open_mpi(
         .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
         .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
         .arg(program);
-    for &bytes in bytes {
+    command
+}
+
+/// Runs one of the programs in `benches/compare`.
+fn measure(
+    command: &mut Command,
+    world: u32,
+    arguments: &Arguments,
+    measured: &mut Measured,
+) -> Result<(), String> {
+    for &bytes in &arguments.bytes {
         // As often as `pccl bench` does it.
         let iterations = match bytes {
             0..=0x1_0000 => 200,
@@ -190,9 +232,9 @@ fn measure_open_mpi(
         };
         command.arg(format!("{bytes}:{iterations}"));
     }
-    for line in lines(&mut command)? {
-        let theirs: OpenMpi = read(&line)?;
-        let of = rounds.open_mpi.entry((world, theirs.bytes)).or_default();
+    for line in lines(command)? {
+        let theirs: Theirs = read(&line)?;
+        let of = measured.entry((world, theirs.bytes)).or_default();
         of.push(theirs.seconds_median);
     }
     Ok(())
@@ -219,16 +261,16 @@ fn read<'a, T: Deserialize<'a>>(line: &'a str) -> Result<T, String> {
 /// A table in Markdown: times in milliseconds, others' as a part of ours.
 fn print(arguments: &Arguments, rounds: &Rounds) {
     println!(
-        "| peers, bytes | ours ms | of bare sockets | ms of these | in place, of ours | Open MPI ms | ours, of it | ping us | ours, in pings |"
+        "| peers, bytes | ours ms | of bare sockets | ms of these | in place, of ours | Open MPI ms | ours, of it | libpccl.so ms | ours, of it | ping us | ours, in pings |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for &world in &arguments.peers {
         for &bytes in &arguments.bytes {
             let of = |measured: &Measured| median(measured.get(&(world, bytes)));
             let Some(ours) = of(&rounds.ours) else {
                 continue;
             };
-            let open_mpi = of(&rounds.open_mpi);
+            let (open_mpi, pccl) = (of(&rounds.open_mpi), of(&rounds.pccl));
             // What a small operation costs is messages, what a large one costs is bytes.
             let is_small = bytes <= SMALL_BYTES_MAX;
             let raw = of(&rounds.raw).filter(|_| !is_small);
@@ -241,6 +283,8 @@ fn print(arguments: &Arguments, rounds: &Rounds) {
                 cell(of(&rounds.in_place), |it| format!("{:.2} x", it / ours)),
                 cell(open_mpi, |it| format!("{:.3}", it * 1e3)),
                 cell(open_mpi, |it| format!("{:.2} x", ours / it)),
+                cell(pccl, |it| format!("{:.3}", it * 1e3)),
+                cell(pccl, |it| format!("{:.2} x", ours / it)),
                 cell(ping, |it| format!("{:.1}", it * 1e6)),
                 cell(ping, |it| format!("{:.1}", ours / it)),
             ];
@@ -270,9 +314,9 @@ mod tests {
         assert_eq!((ours.bytes, ours.seconds_median), (4, 2.0));
         assert_eq!(ours.raw.map(|raw| raw.seconds_median), Some(1.0));
         assert!(ours.ping.is_none());
-        let theirs: OpenMpi = read(r#"{"bytes":4,"seconds_median":0.000008}"#).expect("a line");
+        let theirs: Theirs = read(r#"{"bytes":4,"seconds_median":0.000008}"#).expect("a line");
         assert_eq!((theirs.bytes, theirs.seconds_median), (4, 0.000_008));
-        assert!(read::<OpenMpi>("mpirun: warning").is_err());
+        assert!(read::<Theirs>("mpirun: warning").is_err());
     }
 
     #[test]

@@ -31,7 +31,7 @@ struct Arguments {
 enum Command {
     /// Run every check and every test; stops at the first part that fails.
     Test(test::Arguments),
-    /// Measure an all-reduce beside bare sockets and Open MPI, by turns; prints a table.
+    /// Measure an all-reduce beside bare sockets, Open MPI and PCCL, by turns; prints a table.
     Compare(compare::Arguments),
     /// Run the demo once per seed; stops at the first one that fails.
     DemoSeeds(demo_seeds::Arguments),
