@@ -73,43 +73,88 @@ fn the_programs_are_also_cpp17() {
 
 #[test]
 fn the_programs_are_c99_and_do_what_they_say() {
-    if !has("cc") {
-        return;
-    }
-    let place = std::env::temp_dir().join(format!("pccl-capi-{}", std::process::id()));
-    std::fs::create_dir_all(&place).expect("a folder");
-    let programs = PROGRAMS.map(|name| compile(name, &place));
-    for program in &programs {
-        // `master` without arguments says how it is used; the others need none.
-        if program.ends_with("master") {
-            continue;
+    if has("cc") {
+        for program in compile_all("plain", &[]).programs() {
+            succeeds(&mut run(&program));
         }
-        succeeds(&mut run(program));
     }
-    std::fs::remove_dir_all(&place).expect("removed");
 }
 
-fn compile(name: &str, place: &Path) -> PathBuf {
-    let program = place.join(name);
-    let library = library::path();
-    succeeds(
-        compiler("cc", "-std=c99")
-            .arg("-o")
-            .arg(&program)
-            .arg(folder().join(format!("examples/{name}.c")))
-            .arg(library)
-            .arg("-pthread"),
-    );
-    program
+/// Their own mistakes, and what they are given back.
+#[test]
+fn the_programs_are_clean_under_address_and_undefined_behaviour_sanitizers() {
+    if has("cc") {
+        let sanitizers = [
+            "-g",
+            "-fsanitize=address,undefined",
+            "-fno-sanitize-recover=all",
+        ];
+        for program in compile_all("sanitized", &sanitizers).programs() {
+            succeeds(&mut run(&program));
+        }
+    }
 }
 
-/// It finds the library by its SONAME.
+/// The library's memory as well, with a peer that is killed. What `std` keeps of a thread for as long as the process
+/// lives is reachable from its inside only, and counts as possibly lost.
+#[test]
+fn the_programs_lose_no_memory_and_touch_none_that_is_not_theirs() {
+    if has("cc") && has("valgrind") {
+        for program in compile_all("watched", &["-g"]).programs() {
+            let mut command = Command::new("timeout");
+            command
+                .args(["180", "valgrind", "--quiet", "--error-exitcode=9"])
+                .args(["--leak-check=full", "--show-leak-kinds=definite"])
+                .arg("--errors-for-leak-kinds=definite")
+                .arg(program);
+            succeeds(with_library(&mut command));
+        }
+    }
+}
+
+/// Programs in a folder of their own, which goes with this.
+struct Compiled(PathBuf);
+
+impl Compiled {
+    /// Those that need no arguments.
+    fn programs(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let names = PROGRAMS.iter().filter(|name| **name != "master");
+        names.map(|name| self.0.join(name))
+    }
+}
+
+impl Drop for Compiled {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn compile_all(name: &str, flags: &[&str]) -> Compiled {
+    let place = std::env::temp_dir().join(format!("pccl-capi-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&place).expect("a folder");
+    let compiled = Compiled(place);
+    for program in PROGRAMS {
+        succeeds(
+            compiler("cc", "-std=c99")
+                .args(flags)
+                .arg("-o")
+                .arg(compiled.0.join(program))
+                .arg(folder().join(format!("examples/{program}.c")))
+                .arg(library::path())
+                .arg("-pthread"),
+        );
+    }
+    compiled
+}
+
 fn run(program: &Path) -> Command {
-    let library = library::path();
     let mut command = Command::new("timeout");
+    with_library(command.arg("60").arg(program));
     command
-        .arg("60")
-        .arg(program)
-        .env("LD_LIBRARY_PATH", library.parent().expect("a folder"));
-    command
+}
+
+/// It is found by its SONAME.
+fn with_library(command: &mut Command) -> &mut Command {
+    let folder = library::path().parent().expect("a folder");
+    command.env("LD_LIBRARY_PATH", folder)
 }
