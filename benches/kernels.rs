@@ -1,19 +1,23 @@
-//! Reduction kernels against a plain streaming loop over the same memory.
+//! Reduction kernels against a plain streaming loop over the same memory, and quantization.
 //!
 //!     cargo bench --bench kernels                    # every type, in cache and from memory
 //!     cargo bench --bench kernels -- 'memory/.*f16'  # those whose name matches
 //!
 //! At the end, whatever was asked for, the two by turns.
 //!
-//! Throughput is that of one operand: a pass reads twice that and writes it once. `avg` divides.
+//! Throughput is that of one operand: a pass reads twice that and writes it once. `avg` divides. For
+//! quantization it is that of the elements: `encode` a share, `pass on` what was received with one added,
+//! `finish` likewise with the result written, `decode`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group};
-use pccl::kernels::reduce::{InPlace, OutOfPlace, Route, reduce, reduce_into, reduce_on};
-use pccl::{DataType, ReduceOp};
+use pccl::kernels::Route;
+use pccl::kernels::quantize::{Codec, Combine, Place, Share};
+use pccl::kernels::reduce::{InPlace, OutOfPlace, reduce, reduce_into, reduce_on};
+use pccl::{DataType, Quantization, ReduceOp, Rounding};
 
 const IN_CACHE: usize = 64 << 10;
 const IN_MEMORY: usize = 256 << 20;
@@ -191,7 +195,84 @@ fn kernels(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, kernels);
+/// Every scheme, in cache.
+fn quantize(criterion: &mut Criterion) {
+    const LEN: usize = IN_CACHE;
+    let mut group = criterion.benchmark_group("quantize");
+    group.throughput(Throughput::Bytes(LEN as u64));
+    group.sample_size(10);
+    group.warm_up_time(Duration::from_millis(200));
+    group.measurement_time(Duration::from_millis(700));
+    let number = |i: usize| ((i * 2_654_435_761) as u32 as f32 / 4e9) - 0.5;
+    let input: Vec<u8> = (0..LEN / 4).flat_map(|i| number(i).to_ne_bytes()).collect();
+    let mut output = vec![0; LEN];
+    let mut schemes: Vec<(&str, Quantization)> = vec![
+        ("min-max u8", Quantization::min_max(DataType::U8)),
+        (
+            "zero-point u8",
+            Quantization::zero_point_scale(DataType::U8),
+        ),
+        ("min-max u16", Quantization::min_max(DataType::U16)),
+        ("int8", Quantization::int8()),
+        ("int4", Quantization::int4()),
+        ("mx-fp8 e4m3", Quantization::mx_fp8_e4m3()),
+        ("mx-fp8 e5m2", Quantization::mx_fp8_e5m2()),
+        ("mx-fp4", Quantization::mx_fp4()),
+    ];
+    let stochastic = Rounding::Stochastic { key: 1 };
+    schemes.push(("int8 stochastic", Quantization::int8().rounding(stochastic)));
+    for (name, quantization) in schemes {
+        for route in Route::available() {
+            let codec = Codec::on(route, quantization, DataType::F32);
+            let mut encoded = vec![0; codec.encoded_len_bytes(LEN)];
+            let share = || Share {
+                input: &input,
+                residual: None,
+            };
+            let id = |stage| BenchmarkId::new(format!("{name} {}", route.name()), stage);
+            group.bench_function(id("encode"), |bencher| {
+                bencher.iter(|| codec.encode(share(), Place::default(), black_box(&mut encoded)));
+            });
+            let received = encoded.clone();
+            let combine = |finish| Combine {
+                op: ReduceOp::Sum,
+                finish,
+            };
+            group.bench_function(id("pass on"), |bencher| {
+                bencher.iter(|| {
+                    let encoded = black_box(&mut encoded);
+                    codec.combine(
+                        combine(None),
+                        &[&received],
+                        share(),
+                        Place::default(),
+                        encoded,
+                        None,
+                    );
+                });
+            });
+            group.bench_function(id("finish"), |bencher| {
+                bencher.iter(|| {
+                    let (encoded, output) = (&mut encoded, black_box(&mut output));
+                    codec.combine(
+                        combine(Some(2)),
+                        &[&received],
+                        share(),
+                        Place::default(),
+                        encoded,
+                        Some(output),
+                    );
+                });
+            });
+            group.bench_function(id("decode"), |bencher| {
+                bencher.iter(|| codec.decode(&received, black_box(&mut output)));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, kernels, quantize);
 fn main() {
     benches();
     if std::env::args().any(|argument| argument == "--bench") {

@@ -83,8 +83,9 @@ compile_error!("pccl reduces little-endian elements; big-endian machines are not
 mod communicator;
 #[cfg(feature = "net")]
 pub use communicator::{
-    Communicator, Config, DEFAULT_MASTER_PORT, DEFAULT_PEER_PORT, Element, RawReduction, Reduce,
-    ReduceOptions, ReduceReport, Reduction, Scope, ScopedReduction, SharedState, SyncReport,
+    Communicator, Config, DEFAULT_MASTER_PORT, DEFAULT_PEER_PORT, Element, ErrorFeedback,
+    RawReduction, Reduce, ReduceOptions, ReduceReport, Reduction, Scope, ScopedReduction,
+    SharedState, SyncReport,
 };
 
 // The tokio loops that feed the state machines and obey them; the master as users embed it.
@@ -103,7 +104,8 @@ pub use error::{CollectiveError, ConnectError, Gone, LostPeer, MembershipError, 
 // The nouns that every room shares.
 mod types;
 pub use types::{
-    DataType, Epoch, GroupId, PeerId, PeerName, Rank, ReduceOp, Revision, RunId, Tag, WorldSizes,
+    DataType, Distribution, Epoch, GroupId, PeerId, PeerName, Quantization, QuantizationPath,
+    QuantizationScheme, Rank, ReduceOp, Revision, Rounding, RunId, Tag, WorldSizes,
 };
 #[doc(hidden)]
 pub use types::{Descriptor, OperationId, Timestamp};

@@ -1,7 +1,13 @@
 //! The nouns every room shares: ids, numbers, element types. No behaviour beyond arithmetic.
 
+mod quantization;
+
 use std::fmt;
 use std::time::Duration;
+
+pub use quantization::{
+    Distribution, Quantization, QuantizationPath, QuantizationScheme, Rounding,
+};
 
 /// A moment on the clock that the caller of a state machine passes in, counted from any fixed
 /// start. The pure rooms never read a clock themselves.
@@ -245,9 +251,21 @@ pub struct Descriptor {
     pub data_type: DataType,
     /// How contributions are combined.
     pub op: ReduceOp,
+    /// How they are quantized on their way, if they are.
+    pub quantization: Option<Quantization>,
 }
 
 impl Descriptor {
+    /// Of an operation whose elements travel as they are.
+    pub fn plain(count: u64, data_type: DataType, op: ReduceOp) -> Descriptor {
+        Descriptor {
+            count,
+            data_type,
+            op,
+            quantization: None,
+        }
+    }
+
     /// Bytes of the whole buffer.
     pub fn len_bytes(&self) -> u64 {
         self.count
@@ -257,12 +275,14 @@ impl Descriptor {
     /// A short digest that travels with the data, so that a peer that means something else is
     /// noticed before its bytes are taken.
     pub fn digest(&self) -> u64 {
-        let mut bytes = [0u8; 10];
-        bytes[..8].copy_from_slice(&self.count.to_le_bytes());
-        bytes[8] = self.data_type as u8;
-        bytes[9] = self.op as u8;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.count.to_le_bytes());
+        hasher.update(&[self.data_type as u8, self.op as u8]);
+        if let Some(quantization) = self.quantization {
+            hasher.update(&quantization.to_bytes());
+        }
         let mut short = [0u8; 8];
-        short.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..8]);
+        short.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
         u64::from_le_bytes(short)
     }
 
@@ -277,6 +297,15 @@ impl Descriptor {
             ))
         } else if self.op != other.op {
             Some(format!("operation ({} and {})", self.op, other.op))
+        } else if self.quantization != other.quantization {
+            let name = |quantization: Option<Quantization>| {
+                quantization.map_or("none".to_owned(), |quantization| quantization.to_string())
+            };
+            Some(format!(
+                "quantization ({} and {})",
+                name(self.quantization),
+                name(other.quantization)
+            ))
         } else {
             None
         }

@@ -6,10 +6,11 @@ use std::sync::mpsc;
 use zerocopy::IntoBytes;
 
 use super::completion::respond;
-use super::{Communicator, Element, ReduceOptions, ReduceReport, same_length};
+use super::{Communicator, Element, ErrorFeedback, ReduceOptions, ReduceReport, same_length};
+use crate::driver::ReduceMemory;
 use crate::engine::{Lendable, lend_all};
 use crate::error::{CollectiveError, Gone};
-use crate::types::{DataType, Descriptor, Tag};
+use crate::types::{DataType, Descriptor, Quantization, Tag};
 
 /// One operation of [`Communicator::all_reduce_many`].
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub struct Reduce<'a> {
     lengths: Result<u64, CollectiveError>,
     data_type: DataType,
     options: ReduceOptions,
+    feedback: Option<&'a mut ErrorFeedback>,
     report: Option<ReduceReport>,
 }
 
@@ -33,6 +35,7 @@ impl<'a> Reduce<'a> {
             },
             data_type: T::DATA_TYPE,
             options,
+            feedback: None,
             report: None,
         }
     }
@@ -44,6 +47,7 @@ impl<'a> Reduce<'a> {
             memory: Lendable::InPlace(buffer.as_mut_bytes()),
             data_type: T::DATA_TYPE,
             options,
+            feedback: None,
             report: None,
         }
     }
@@ -61,6 +65,7 @@ impl<'a> Reduce<'a> {
             memory: Lendable::Apart { send, recv },
             data_type,
             options,
+            feedback: None,
             report: None,
         }
     }
@@ -76,8 +81,16 @@ impl<'a> Reduce<'a> {
             memory: Lendable::InPlace(buffer),
             data_type,
             options,
+            feedback: None,
             report: None,
         }
+    }
+
+    /// Adds what quantization dropped the last time, and keeps what it drops now; see [`ErrorFeedback`].
+    /// Without a [quantization](ReduceOptions::quantization) nothing is dropped, and it is left alone.
+    pub fn feedback(mut self, feedback: &'a mut ErrorFeedback) -> Self {
+        self.feedback = self.options.quantization.map(|_| feedback);
+        self
     }
 
     /// What it did, if it was committed.
@@ -104,12 +117,21 @@ pub(super) fn run(
 ) -> Result<ReduceReport, CollectiveError> {
     let described = describe(operations, max_in_flight)?;
     let mut reports: Vec<Option<ReduceReport>> = vec![None; operations.len()];
-    let memory = operations
-        .iter_mut()
-        .map(|operation| match &mut operation.memory {
+    let count = operations.len();
+    let mut residuals = Vec::new();
+    let mut residual_of = vec![None; count];
+    let mut memory = Vec::with_capacity(count);
+    for (index, operation) in operations.iter_mut().enumerate() {
+        memory.push(match &mut operation.memory {
             Lendable::Apart { send, recv } => Lendable::Apart { send, recv },
             Lendable::InPlace(buffer) => Lendable::InPlace(buffer),
         });
+        if let Some(feedback) = &mut operation.feedback {
+            residual_of[index] = Some(count + residuals.len());
+            residuals.push(feedback.lend());
+        }
+    }
+    let memory = memory.into_iter().chain(residuals);
     // A deadline of one's own would pass again and again.
     let is_own_deadline = |error: &CollectiveError, index: usize| {
         matches!(error, CollectiveError::DeadlinePassed { .. })
@@ -117,7 +139,7 @@ pub(super) fn run(
     };
     let failure = lend_all(memory, |buffers| {
         let (sender, outcomes) = mpsc::channel();
-        let mut waiting: BTreeSet<usize> = (0..buffers.len()).collect();
+        let mut waiting: BTreeSet<usize> = (0..count).collect();
         let mut in_flight = 0;
         let mut failure = None;
         loop {
@@ -130,7 +152,11 @@ pub(super) fn run(
                 let respond = respond(move |outcome| {
                     let _ = sender.send((index, outcome));
                 });
-                communicator.command_all_reduce(&buffers[index], descriptor, &options, respond);
+                let memory = ReduceMemory {
+                    buffers: buffers[index].clone(),
+                    residual: residual_of[index].map(|residual| buffers[residual].clone()),
+                };
+                communicator.command_all_reduce(memory, descriptor, &options, respond);
                 in_flight += 1;
             }
             if in_flight == 0 {
@@ -156,6 +182,9 @@ pub(super) fn run(
     for (operation, report) in operations.iter_mut().zip(reports) {
         if let Some(report) = &report {
             total = Some(add(total, report));
+            if let Some(feedback) = &mut operation.feedback {
+                feedback.commit();
+            }
         }
         operation.report = report;
     }
@@ -188,16 +217,32 @@ fn describe(
             });
         }
         let count = operation.lengths.clone()?;
-        described.push((
-            Descriptor {
-                count,
-                data_type,
-                op: options.op,
-            },
-            options,
-        ));
+        if let Some(feedback) = &operation.feedback {
+            check_feedback(feedback, count, data_type, &options)?;
+        }
+        described.push((options.descriptor(count, data_type)?, options));
     }
     Ok(described)
+}
+
+fn check_feedback(
+    feedback: &ErrorFeedback,
+    count: u64,
+    data_type: DataType,
+    options: &ReduceOptions,
+) -> Result<(), CollectiveError> {
+    let elements = feedback.residual().len();
+    let checked = if elements as u64 == count {
+        Quantization::check_feedback(data_type, options.op)
+    } else {
+        Err(format!(
+            "it is of {elements} elements where the buffer has {count}"
+        ))
+    };
+    checked.map_err(|reason| CollectiveError::InvalidArgument {
+        field: "feedback",
+        reason,
+    })
 }
 
 /// Sums the traffic and keeps the smaller contributor set.

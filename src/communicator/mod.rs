@@ -8,6 +8,7 @@
 mod completion;
 mod config;
 mod element;
+mod feedback;
 mod many;
 mod options;
 #[cfg(feature = "sim")]
@@ -26,6 +27,7 @@ use zerocopy::IntoBytes;
 
 pub use config::{Config, DEFAULT_MASTER_PORT, DEFAULT_PEER_PORT};
 pub use element::Element;
+pub use feedback::ErrorFeedback;
 pub use many::Reduce;
 pub use options::{ReduceOptions, ReduceReport};
 #[cfg(feature = "sim")]
@@ -35,12 +37,12 @@ pub use reduction::Reduction;
 pub use scope::{Scope, ScopedReduction};
 pub use state::{SharedState, SyncReport};
 
-use crate::driver::{Driver, Payload, Respond, Response};
+use crate::driver::{Driver, Payload, ReduceMemory, Respond, Response};
 use crate::engine::{Lendable, UserMemory, lend, lend_all};
 use crate::error::{CollectiveError, ConnectError, Gone, MembershipError, SyncError};
 use crate::protocol::peer::{Command, Reply};
 use crate::shared_state::{Presentation, SyncStrategy};
-use crate::types::{Descriptor, Epoch, PeerId, PeerName, Rank, WorldSizes};
+use crate::types::{DataType, Descriptor, Epoch, PeerId, PeerName, Rank, WorldSizes};
 use completion::Completion;
 
 /// One peer's membership of a run.
@@ -388,29 +390,30 @@ impl Communicator {
         options: &ReduceOptions,
     ) -> Arc<Completion> {
         let count = buffers.len_bytes() / T::DATA_TYPE.size_bytes();
-        let data_type = T::DATA_TYPE;
-        let descriptor = Descriptor {
-            count: count as u64,
-            data_type,
-            op: options.op,
-        };
-        self.start_described(buffers, descriptor, options)
+        self.start_elements(buffers, count, T::DATA_TYPE, options)
     }
 
-    fn start_described(
+    fn start_elements(
         &self,
         buffers: &Arc<UserMemory>,
-        descriptor: Descriptor,
+        count: usize,
+        data_type: DataType,
         options: &ReduceOptions,
     ) -> Arc<Completion> {
         let completion = Completion::new();
-        self.command_all_reduce(buffers, descriptor, options, completion.responder());
+        match options.descriptor(count as u64, data_type) {
+            Ok(descriptor) => {
+                let memory = ReduceMemory::of(buffers);
+                self.command_all_reduce(memory, descriptor, options, completion.responder());
+            }
+            Err(error) => completion.finish(Err(error)),
+        }
         completion
     }
 
     fn command_all_reduce(
         &self,
-        buffers: &Arc<UserMemory>,
+        memory: ReduceMemory,
         descriptor: Descriptor,
         options: &ReduceOptions,
         respond: Respond,
@@ -425,7 +428,7 @@ impl Communicator {
             descriptor,
             deadline,
         };
-        driver.command(command, Payload::Buffers(buffers.clone()), respond);
+        driver.command(command, Payload::Reduce(memory), respond);
     }
 }
 

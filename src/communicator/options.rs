@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::types::{PeerId, ReduceOp, Tag};
+use crate::error::CollectiveError;
+use crate::types::{DataType, Descriptor, PeerId, Quantization, ReduceOp, Tag};
 
 /// How an all-reduce is to be done.
 ///
@@ -21,6 +22,10 @@ pub struct ReduceOptions {
     /// Ask for the operation to be aborted, everywhere, if it has not ended by then; the error
     /// names whom it waited for. Default none: a peer that has not called yet is waited for.
     pub deadline: Option<Duration>,
+    /// Send fewer bits for each element, at the price of exactness; all peers end with the same bits
+    /// all the same. Default none. Only floats can be quantized:
+    /// [`CollectiveError::InvalidArgument`], before anything is sent, says what does not fit.
+    pub quantization: Option<Quantization>,
 }
 
 impl ReduceOptions {
@@ -68,6 +73,34 @@ impl ReduceOptions {
         self.deadline = Some(deadline);
         self
     }
+
+    /// Sets [`quantization`](Self::quantization).
+    pub fn quantize(mut self, quantization: Quantization) -> Self {
+        self.quantization = Some(quantization);
+        self
+    }
+
+    /// What all peers must mean alike, or which argument makes no sense.
+    pub(super) fn descriptor(
+        &self,
+        count: u64,
+        data_type: DataType,
+    ) -> Result<Descriptor, CollectiveError> {
+        if let Some(quantization) = self.quantization {
+            quantization
+                .check(data_type)
+                .map_err(|reason| CollectiveError::InvalidArgument {
+                    field: "quantization",
+                    reason,
+                })?;
+        }
+        Ok(Descriptor {
+            count,
+            data_type,
+            op: self.op,
+            quantization: self.quantization,
+        })
+    }
 }
 
 /// What an all-reduce that succeeded has done.
@@ -77,8 +110,9 @@ pub struct ReduceReport {
     pub world_size: u32,
     /// Who they are, in ring order; the same at every peer.
     pub contributors: Vec<PeerId>,
-    /// Payload bytes this peer sent for it, repeats after a broken lane included.
+    /// Bytes this peer sent for it: elements or codes, their scales, the headers of frames, and
+    /// repeats after a broken lane.
     pub tx_bytes: u64,
-    /// Payload bytes this peer took for it.
+    /// Bytes this peer took for it, likewise.
     pub rx_bytes: u64,
 }

@@ -9,7 +9,7 @@ use crate::engine::{OwnedPair, OwnedVec, UserMemory};
 use crate::error::SyncError;
 use crate::protocol::peer::Command;
 use crate::shared_state::SyncStrategy;
-use crate::types::{DataType, Descriptor, Revision};
+use crate::types::{DataType, Revision};
 
 /// A tensor of a simulated program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,12 +61,8 @@ impl Communicator {
         data_type: DataType,
         options: &ReduceOptions,
     ) -> Outcome {
-        let descriptor = Descriptor {
-            count: (memory.len_bytes() / data_type.size_bytes()) as u64,
-            data_type,
-            op: options.op,
-        };
-        let completion = self.start_described(memory, descriptor, options);
+        let count = memory.len_bytes() / data_type.size_bytes();
+        let completion = self.start_elements(memory, count, data_type, options);
         std::future::poll_fn(|context| completion.poll(context)).await
     }
 

@@ -9,7 +9,7 @@ use super::completion::Completion;
 use super::{Communicator, ReduceOptions, ReduceReport};
 use crate::engine::UserMemory;
 use crate::error::CollectiveError;
-use crate::types::{DataType, Descriptor};
+use crate::types::DataType;
 
 /// An all-reduce in flight on memory that its starter vouches for.
 ///
@@ -42,12 +42,7 @@ impl Communicator {
         let len_bytes = count.saturating_mul(data_type.size_bytes());
         // SAFETY: the caller's promise.
         let buffers = unsafe { UserMemory::new(send, recv, len_bytes, None) };
-        let descriptor = Descriptor {
-            count: count as u64,
-            data_type,
-            op: options.op,
-        };
-        let completion = self.start_described(&buffers, descriptor, options);
+        let completion = self.start_elements(&buffers, count, data_type, options);
         RawReduction {
             completion,
             buffers,

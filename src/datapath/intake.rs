@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::early::EarlyFrame;
 use super::lane::{LaneKey, Word};
-use super::operation::Operation;
+use super::operation::{Applied, Operation};
 use super::outbox::Item;
 use super::reader::{Incoming, Receiving};
 use super::state::State;
@@ -177,22 +177,41 @@ impl DataPlane {
         let claimed = operation.claim_or_park(peer, header, payload);
         if let Some((taken, payload)) =
             claimed.map_err(|reason| format!("{}: {reason}", operation.id))?
-            && operation.apply_bytes(&taken, &payload)
         {
-            self.arrived(operation, &taken);
+            self.apply(operation, &taken, payload);
         }
         Ok(())
     }
 
-    /// Notes a segment as applied, and passes it on.
-    pub(super) fn arrived(&self, operation: &Operation, taken: &Taken) {
-        let arrival = operation.arrived(taken);
-        if let Some(due) = arrival.due
-            && let Some(peer) = operation.peer(due.to)
-            && let Some(link) = self.state.lock().links.get_mut(&peer)
+    /// Applies a claimed segment that was received whole, and passes on what comes of it.
+    pub(super) fn apply(&self, operation: &Operation, taken: &Taken, payload: Vec<u8>) {
+        let len = payload.len() as u32;
+        // Otherwise the memory was taken back: the operation is over, and its claims mean nothing.
+        if let Some(applied) = operation.apply_bytes(taken, payload) {
+            self.arrived(operation, taken, len, applied);
+        }
+    }
+
+    /// Notes a segment, of so many bytes on the wire, as applied, and passes it on.
+    pub(super) fn arrived(&self, operation: &Operation, taken: &Taken, len: u32, applied: Applied) {
+        operation.count_taken(len);
+        self.pass_on(operation, taken, applied);
+    }
+
+    fn pass_on(&self, operation: &Operation, taken: &Taken, applied: Applied) {
+        let arrival = operation.arrived(taken, applied);
+        for due in arrival.due {
+            if let Some(peer) = operation.peer(due.to)
+                && let Some(link) = self.state.lock().links.get_mut(&peer)
+            {
+                link.outbox.push(operation.id, due);
+                link.wake(1);
+            }
+        }
+        if let Some(taken) = arrival.collected
+            && let Some(applied) = operation.finish_collected(&taken)
         {
-            link.outbox.push(operation.id, due);
-            link.wake(1);
+            self.pass_on(operation, &taken, applied);
         }
         if arrival.is_last {
             self.tell(PlaneEvent::Finished { op: operation.id });
@@ -201,10 +220,8 @@ impl DataPlane {
 
     /// Gives a claim back: the lane broke midway, or the frame was spoiled.
     pub(super) fn abandoned(&self, operation: &Operation, taken: &Taken) {
-        if let Some(payload) = operation.unclaim(taken)
-            && operation.apply_bytes(taken, &payload)
-        {
-            self.arrived(operation, taken);
+        if let Some(payload) = operation.unclaim(taken) {
+            self.apply(operation, taken, payload);
         }
     }
 }

@@ -31,6 +31,7 @@ mod link;
 mod operation;
 mod outbox;
 mod plane;
+mod quantized;
 mod reader;
 mod state;
 #[cfg(test)]
@@ -133,6 +134,9 @@ pub struct OperationSpec {
     pub ring: Vec<PeerId>,
     /// The caller's memory; as long as the descriptor says.
     pub buffers: UserBuffers,
+    /// An `f32` for each element, input and output apart: what quantization dropped the last time, and
+    /// what it drops now.
+    pub residual: Option<UserBuffers>,
 }
 
 /// Why an operation was not begun. All are errors of the program.
@@ -147,6 +151,14 @@ pub enum BeginError {
         /// Bytes of the buffers.
         found: usize,
         /// Bytes of the descriptor.
+        expected: u64,
+    },
+    /// The residual does not fit the descriptor.
+    #[error("a residual of {found} bytes, the descriptor asks for {expected}")]
+    ResidualLength {
+        /// Bytes of the residual.
+        found: usize,
+        /// Four for each element.
         expected: u64,
     },
     /// The rank is not in the ring, or the ring has fewer than two ranks or too many.
@@ -168,7 +180,7 @@ pub enum Disposition {
     RollBack,
 }
 
-/// Payload bytes of an operation that this rank has sent (repeats included) and taken.
+/// Bytes of an operation's data frames that this rank has sent (repeats included) and taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Sent.

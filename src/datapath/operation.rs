@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::quantized::Quantized;
 use super::{OperationSpec, Traffic};
-use crate::engine::{Claim, Due, Run, Taken, UserBuffers};
+use crate::engine::{Claim, Due, Encoded, Run, Source, Taken, UserBuffers};
 use crate::kernels::reduce::{reduce, reduce_finish_into, reduce_into};
 use crate::mutation::{Mutation, mutated};
-use crate::schedule::{Apply, ring_all_reduce};
+use crate::schedule::{Apply, all_reduce};
 use crate::types::{Descriptor, OperationId, PeerId, Rank};
-use crate::wire::lane::FrameHeader;
+use crate::wire::lane::{FrameHeader, HEADER_BYTES, TRAILER_BYTES};
 
 pub(super) struct Operation {
     pub(super) id: OperationId,
@@ -19,6 +20,8 @@ pub(super) struct Operation {
     ring: Vec<PeerId>,
     pub(super) buffers: UserBuffers,
     descriptor: Descriptor,
+    /// What becomes of its bytes on their way, where they are not sent as they are.
+    quantized: Option<Quantized>,
     world_size: u32,
     ranks: BTreeMap<PeerId, Rank>,
     progress: Mutex<Progress>,
@@ -29,15 +32,25 @@ pub(super) struct Operation {
 struct Progress {
     run: Run,
     /// Whole segments that arrived while another lane was receiving the same. Should that lane
-    /// break, they are at hand: their sender takes them for delivered.
-    parked: BTreeMap<(u16, u32), Vec<u8>>,
+    /// break, they are at hand: their sender takes them for delivered. By sender, step and segment.
+    parked: BTreeMap<(Rank, u16, u32), Vec<u8>>,
 }
 
 /// What the arrival of a segment brings about.
 #[derive(Default)]
 pub(super) struct Arrival {
-    pub(super) due: Option<Due>,
+    pub(super) due: Vec<Due>,
+    /// All that a segment collects is here: the right to finish it.
+    pub(super) collected: Option<Taken>,
     pub(super) is_last: bool,
+}
+
+/// A segment that was applied: the bytes to pass on, if they are memory of their own.
+pub(super) struct Applied(Option<Encoded>);
+
+impl Applied {
+    /// It is in the caller's memory.
+    pub(super) const IN_PLACE: Applied = Applied(None);
 }
 
 impl Operation {
@@ -47,9 +60,13 @@ impl Operation {
             rank,
             ring,
             buffers,
+            residual,
         } = spec;
         let world_size = ring.len() as u32;
-        let schedule = ring_all_reduce(rank, world_size, descriptor.count);
+        let schedule = all_reduce(rank, world_size, &descriptor);
+        let quantized = descriptor.quantization.map(|quantization| {
+            Quantized::new(quantization, &descriptor, rank, world_size, residual)
+        });
         let run = Run::new(&schedule, &descriptor);
         Operation {
             id,
@@ -62,6 +79,7 @@ impl Operation {
             ring,
             buffers,
             descriptor,
+            quantized,
             world_size,
             progress: Mutex::new(Progress {
                 run,
@@ -77,8 +95,25 @@ impl Operation {
         self.descriptor.data_type.size_bytes()
     }
 
+    /// Whether segments are taken and sent whole, in memory of their own.
+    pub(super) fn is_quantized(&self) -> bool {
+        self.quantized.is_some()
+    }
+
+    /// All memory that the caller lent.
+    pub(super) fn memory(&self) -> impl Iterator<Item = &UserBuffers> {
+        let residual = self.quantized.as_ref().and_then(Quantized::residual);
+        std::iter::once(&self.buffers).chain(residual)
+    }
+
     pub(super) fn start(&self) -> Vec<Due> {
-        self.progress.lock().run.start()
+        let mut start = self.progress.lock().run.start();
+        if self.is_quantized() {
+            for due in &mut start {
+                due.source = Source::Encoded(Encoded::default());
+            }
+        }
+        start
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -137,9 +172,8 @@ impl Operation {
         {
             Claim::Take(taken) => Ok(Some((taken, payload))),
             Claim::Busy => {
-                progress
-                    .parked
-                    .insert((header.step, header.segment), payload);
+                let place = (*rank, header.step, header.segment);
+                progress.parked.insert(place, payload);
                 Ok(None)
             }
             Claim::Duplicate => Ok(None),
@@ -148,14 +182,18 @@ impl Operation {
     }
 
     /// Notes that a claimed segment was received and applied.
-    pub(super) fn arrived(&self, taken: &Taken) -> Arrival {
-        self.rx_bytes
-            .fetch_add(taken.range.len() as u64, Ordering::Relaxed);
+    pub(super) fn arrived(&self, taken: &Taken, Applied(encoded): Applied) -> Arrival {
         let progress = &mut *self.progress.lock();
-        progress.parked.remove(&(taken.step, taken.segment));
-        let due = progress.run.arrived(taken);
+        progress.parked.remove(&parked_at(taken));
+        let mut arrived = progress.run.arrived(taken);
+        if let Some(encoded) = encoded {
+            for due in &mut arrived.due {
+                due.source = Source::Encoded(encoded.clone());
+            }
+        }
         Arrival {
-            due,
+            due: arrived.due,
+            collected: arrived.collected,
             is_last: progress.run.is_complete(),
         }
     }
@@ -163,7 +201,7 @@ impl Operation {
     /// Gives a claim back. If the segment is parked, the claim stays and its bytes come back.
     pub(super) fn unclaim(&self, taken: &Taken) -> Option<Vec<u8>> {
         let progress = &mut *self.progress.lock();
-        let parked = progress.parked.remove(&(taken.step, taken.segment));
+        let parked = progress.parked.remove(&parked_at(taken));
         if parked.is_none() {
             progress.run.unclaim(taken);
         }
@@ -174,7 +212,7 @@ impl Operation {
     /// received there.
     pub(super) fn combines(&self, taken: &Taken) -> bool {
         match taken.apply {
-            Apply::Input | Apply::Store => false,
+            Apply::Input | Apply::Store | Apply::Collect | Apply::Relay => false,
             Apply::Combine | Apply::Finish => !mutated(Mutation::StoreInsteadOfCombine),
         }
     }
@@ -203,21 +241,47 @@ impl Operation {
         true
     }
 
-    /// Writes a claimed segment at once. False: the memory was taken back.
-    pub(super) fn apply_bytes(&self, taken: &Taken, payload: &[u8]) -> bool {
-        if self.combines(taken) {
-            return self.combine(taken, taken.range.start, payload);
+    /// Applies a claimed segment at once. `None`: the memory was taken back.
+    pub(super) fn apply_bytes(&self, taken: &Taken, payload: Vec<u8>) -> Option<Applied> {
+        if let Some(quantized) = &self.quantized {
+            let encoded = quantized.apply(&self.buffers, taken, payload)?;
+            return Some(Applied(Some(encoded)));
         }
-        let written = self.buffers.access().map(|mut access| {
-            access.prepare(&taken.range, taken.range.end);
-            let output = access.output_mut(taken.range.clone());
-            output.copy_from_slice(payload);
-        });
-        written.is_some()
+        if self.combines(taken) {
+            let is_open = self.combine(taken, taken.range.start, &payload);
+            return is_open.then_some(Applied::IN_PLACE);
+        }
+        let mut access = self.buffers.access()?;
+        access.prepare(&taken.range, taken.range.end);
+        let output = access.output_mut(taken.range.clone());
+        output.copy_from_slice(&payload);
+        Some(Applied::IN_PLACE)
     }
 
-    pub(super) fn count_sent(&self, bytes: usize) {
-        self.tx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// Finishes a segment of which all that is collected has arrived. `None`: the memory was taken back.
+    pub(super) fn finish_collected(&self, taken: &Taken) -> Option<Applied> {
+        let quantized = self.quantized.as_ref()?;
+        let encoded = quantized.finish_collected(&self.buffers, taken)?;
+        Some(Applied(Some(encoded)))
+    }
+
+    /// The bytes of a segment that is sent from memory of its own. `None`: the memory that they come from
+    /// was taken back.
+    pub(super) fn encoded<'a>(&self, due: &Due, encoded: &'a Encoded) -> Option<&'a [u8]> {
+        let quantized = self.quantized.as_ref()?;
+        quantized.encoded(&self.buffers, due, encoded)
+    }
+
+    /// Notes a data frame with a payload of so many bytes as sent.
+    pub(super) fn count_sent(&self, len: usize) {
+        let bytes = (HEADER_BYTES + len + TRAILER_BYTES) as u64;
+        self.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes a data frame with a payload of so many bytes as taken.
+    pub(super) fn count_taken(&self, len: u32) {
+        let bytes = (HEADER_BYTES + TRAILER_BYTES) as u64 + u64::from(len);
+        self.rx_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn traffic(&self) -> Traffic {
@@ -226,4 +290,9 @@ impl Operation {
             rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
         }
     }
+}
+
+fn parked_at(taken: &Taken) -> (Rank, u16, u32) {
+    let (from, step) = taken.frame;
+    (from, step, taken.segment)
 }

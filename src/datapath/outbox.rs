@@ -158,8 +158,8 @@ impl Outbox {
                 continue;
             };
             if !is_repeat && !queue.granted {
-                let beyond = due.range.len().saturating_sub(queue.eager_left);
-                queue.eager_left = queue.eager_left.saturating_sub(due.range.len());
+                let beyond = due.len_bytes.saturating_sub(queue.eager_left);
+                queue.eager_left = queue.eager_left.saturating_sub(due.len_bytes);
                 if beyond > 0 {
                     *self.advanced.entry(operation).or_default() += beyond;
                 }
@@ -188,7 +188,7 @@ impl Queue {
     fn may_send(&self, advance_left: usize) -> bool {
         self.due.front().is_some_and(|first| {
             let free = self.eager_left + advance_left;
-            self.granted || first.is_repeat || first.due.range.len() <= free
+            self.granted || first.is_repeat || first.due.len_bytes <= free
         })
     }
 }
@@ -218,6 +218,7 @@ mod tests {
             step: 0,
             segment,
             range: 0..len,
+            len_bytes: len,
             source: Source::Input,
         }
     }

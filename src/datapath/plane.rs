@@ -176,8 +176,10 @@ impl DataPlane {
         let Some(operation) = operation else {
             return Traffic::default();
         };
-        operation.buffers.revoke();
-        poll_fn(|context| operation.buffers.poll_idle(context)).await;
+        for memory in operation.memory() {
+            memory.revoke();
+            poll_fn(|context| memory.poll_idle(context)).await;
+        }
         if disposition == Disposition::RollBack && !mutated(Mutation::SkipRollBack) {
             if operation.buffers.saved_bytes() <= INLINE_ROLL_BACK_BYTES {
                 operation.buffers.roll_back();
@@ -343,6 +345,15 @@ fn check(spec: &OperationSpec) -> Result<(), BeginError> {
     let (found, expected) = (spec.buffers.len_bytes(), spec.descriptor.len_bytes());
     if found as u64 != expected {
         return Err(BeginError::BufferLength { found, expected });
+    }
+    if let Some(residual) = &spec.residual {
+        let (found, expected) = (
+            residual.len_bytes(),
+            spec.descriptor.count.saturating_mul(4),
+        );
+        if found as u64 != expected {
+            return Err(BeginError::ResidualLength { found, expected });
+        }
     }
     let (rank, world_size) = (spec.rank, spec.ring.len());
     let in_range = (2..=RING_WORLD_SIZE_MAX as usize).contains(&world_size);

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::LaneEnd;
 use super::lane::{LaneKey, Pulse};
-use super::operation::Operation;
+use super::operation::{Applied, Operation};
 use super::plane::DataPlane;
 use crate::engine::Taken;
 use crate::mutation::{Mutation, mutated};
@@ -65,10 +65,16 @@ pub(super) async fn read_lane<R: AsyncRead + Unpin>(
                 stream.skip(len).await.map_err(broken)?;
                 is_whole(stream.array().await.map_err(broken)?)?;
             }
+            Incoming::Receive(receiving) if receiving.operation.is_quantized() => {
+                let payload = stream.payload(len).await.map_err(broken)?;
+                if is_whole(stream.array().await.map_err(broken)?)? {
+                    receiving.apply(payload);
+                }
+            }
             Incoming::Receive(mut receiving) => {
                 let is_open = stream.receive(&receiving).await.map_err(broken)?;
                 if is_whole(stream.array().await.map_err(broken)?)? && is_open {
-                    receiving.complete();
+                    receiving.complete(header.len);
                 } else if !is_open {
                     receiving.forget();
                 }
@@ -137,9 +143,18 @@ impl Receiving {
         }
     }
 
-    fn complete(&mut self) {
+    /// It was received into the caller's memory.
+    fn complete(&mut self, len: u32) {
         if let Some(taken) = self.taken.take() {
-            self.plane.arrived(&self.operation, &taken);
+            self.plane
+                .arrived(&self.operation, &taken, len, Applied::IN_PLACE);
+        }
+    }
+
+    /// It was received into memory of its own.
+    fn apply(mut self, payload: Vec<u8>) {
+        if let Some(taken) = self.taken.take() {
+            self.plane.apply(&self.operation, &taken, payload);
         }
     }
 
@@ -151,8 +166,8 @@ impl Receiving {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        if mutated(Mutation::TakeTornSegments) {
-            return self.complete();
+        if mutated(Mutation::TakeTornSegments) && !self.operation.is_quantized() {
+            return self.complete(0);
         }
         if let Some(taken) = self.taken.take() {
             self.plane.abandoned(&self.operation, &taken);

@@ -59,7 +59,7 @@ impl Outgoing {
                     operation: *id,
                     step: due.step,
                     segment: due.segment,
-                    len: due.range.len() as u32,
+                    len: due.len_bytes as u32,
                     digest: operation.digest,
                     acked,
                 };
@@ -114,10 +114,11 @@ impl<W: AsyncWrite + Unpin> Stream<W> {
     async fn send(&mut self, outgoing: Outgoing) -> io::Result<()> {
         self.staging.extend_from_slice(&outgoing.header.encode());
         if let Some((operation, due)) = outgoing.data {
-            let is_whole = if due.range.len() <= SMALL_BYTES {
-                self.stage(&operation, &due)
+            let payload = Payload::of(&operation, &due);
+            let is_whole = if due.len_bytes <= SMALL_BYTES {
+                self.stage(&payload, due.len_bytes)
             } else {
-                self.write_payload(&operation, &due).await?
+                self.write_payload(&payload, due.len_bytes).await?
             };
             let trailer = if is_whole {
                 TRAILER_WHOLE
@@ -125,7 +126,7 @@ impl<W: AsyncWrite + Unpin> Stream<W> {
                 TRAILER_SPOILED
             };
             self.staging.extend_from_slice(&trailer);
-            operation.count_sent(due.range.len());
+            operation.count_sent(due.len_bytes);
         }
         if self.staging.len() >= STAGING_BYTES {
             self.write_staged().await?;
@@ -134,34 +135,27 @@ impl<W: AsyncWrite + Unpin> Stream<W> {
     }
 
     /// Stages a payload, or filler if the memory was taken back (false).
-    fn stage(&mut self, operation: &Operation, due: &Due) -> bool {
-        match operation.buffers.access() {
-            Some(access) => {
-                self.staging.extend_from_slice(payload(&access, due, 0));
-                true
-            }
-            None => {
-                self.staging.extend_from_slice(&FILLER[..due.range.len()]);
-                false
-            }
-        }
+    fn stage(&mut self, payload: &Payload<'_>, len: usize) -> bool {
+        let open = payload.open();
+        let bytes = open.rest(0);
+        let is_whole = bytes.is_some();
+        self.staging
+            .extend_from_slice(bytes.unwrap_or(&FILLER[..len]));
+        is_whole
     }
 
-    /// Writes what is staged, and a payload straight from user memory, or filler from where the memory
+    /// Writes what is staged, and a payload straight from where it is, or filler from where the memory
     /// was taken back (false).
-    async fn write_payload(&mut self, operation: &Operation, due: &Due) -> io::Result<bool> {
-        let len = due.range.len();
+    async fn write_payload(&mut self, payload: &Payload<'_>, len: usize) -> io::Result<bool> {
         // Of what is staged, then of the payload.
         let (mut ahead, mut written, mut is_whole) = (0, 0, true);
         while written < len {
             let (writer, staged) = (&mut self.writer, &self.staging[ahead..]);
             let is_whole = &mut is_whole;
             let write = poll_fn(|context| {
-                let access = operation.buffers.access();
-                let bytes = match &access {
-                    Some(access) => payload(access, due, written),
-                    None => &FILLER[..FILLER.len().min(len - written)],
-                };
+                let open = payload.open();
+                let rest = open.rest(written);
+                let bytes = rest.unwrap_or(&FILLER[..FILLER.len().min(len - written)]);
                 let writer = Pin::new(&mut *writer);
                 let count = ready!(if staged.is_empty() {
                     writer.poll_write(context, bytes)
@@ -169,7 +163,7 @@ impl<W: AsyncWrite + Unpin> Stream<W> {
                     let both = [IoSlice::new(staged), IoSlice::new(bytes)];
                     writer.poll_write_vectored(context, &both)
                 })?;
-                if access.is_none() && count > staged.len() {
+                if rest.is_none() && count > staged.len() {
                     *is_whole = false;
                 }
                 Poll::Ready(io::Result::Ok(count))
@@ -205,11 +199,48 @@ impl<W: AsyncWrite + Unpin> Stream<W> {
     }
 }
 
-/// What is left of a payload after `written` bytes.
-fn payload<'a>(access: &'a Access<'_>, due: &Due, written: usize) -> &'a [u8] {
-    let range = due.range.start + written..due.range.end;
-    match due.source {
-        Source::Input => access.input(range),
-        Source::Output => access.output(range),
+/// The bytes of a segment that is sent, wherever they are.
+enum Payload<'a> {
+    /// In the caller's memory.
+    Lent(&'a Operation, &'a Due),
+    /// In memory of their own; nothing, if what they come from was taken back.
+    Own(Option<&'a [u8]>),
+}
+
+/// A payload for the moment.
+enum Open<'a> {
+    Lent(Option<Access<'a>>, &'a Due),
+    Own(Option<&'a [u8]>),
+}
+
+impl<'a> Payload<'a> {
+    fn of(operation: &'a Operation, due: &'a Due) -> Payload<'a> {
+        match &due.source {
+            Source::Input | Source::Output => Payload::Lent(operation, due),
+            Source::Encoded(encoded) => Payload::Own(operation.encoded(due, encoded)),
+        }
+    }
+
+    fn open(&self) -> Open<'a> {
+        match self {
+            Payload::Lent(operation, due) => Open::Lent(operation.buffers.access(), due),
+            Payload::Own(bytes) => Open::Own(*bytes),
+        }
+    }
+}
+
+impl Open<'_> {
+    /// What is left after `written` bytes. `None`: the memory was taken back.
+    fn rest(&self, written: usize) -> Option<&[u8]> {
+        match self {
+            Open::Lent(access, due) => {
+                let range = due.range.start + written..due.range.end;
+                access.as_ref().map(|access| match due.source {
+                    Source::Input => access.input(range),
+                    _ => access.output(range),
+                })
+            }
+            Open::Own(bytes) => bytes.map(|bytes| &bytes[written..]),
+        }
     }
 }

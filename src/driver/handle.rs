@@ -22,8 +22,26 @@ use crate::types::{Epoch, WorldSizes};
 /// Memory that goes with a command.
 pub(crate) enum Payload {
     None,
-    Buffers(Arc<UserMemory>),
+    Reduce(ReduceMemory),
     Tensors(Tensors),
+}
+
+/// Memory of an all-reduce.
+#[derive(Clone)]
+pub(crate) struct ReduceMemory {
+    /// What is combined, and where to.
+    pub(crate) buffers: Arc<UserMemory>,
+    /// What quantization dropped the last time, and what it drops now: `f32` for each element.
+    pub(crate) residual: Option<Arc<UserMemory>>,
+}
+
+impl ReduceMemory {
+    pub(crate) fn of(buffers: &Arc<UserMemory>) -> Self {
+        Self {
+            buffers: buffers.clone(),
+            residual: None,
+        }
+    }
 }
 
 /// The answer to a command, with what the data path counted.

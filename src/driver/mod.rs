@@ -30,7 +30,7 @@ mod sync;
 #[cfg(test)]
 mod testing;
 
-pub(crate) use handle::{Driver, Payload, Respond, Response};
+pub(crate) use handle::{Driver, Payload, ReduceMemory, Respond, Response};
 #[cfg(feature = "sim")]
 pub(crate) use host::Host;
 #[cfg(feature = "sim")]

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use super::clock::Clock;
 use super::control::{ControlWriter, FromControl};
-use super::handle::{Payload, Request, Respond, Response, Snapshot};
+use super::handle::{Payload, ReduceMemory, Request, Respond, Response, Snapshot};
 use super::host::Host;
 #[cfg(feature = "sim")]
 use super::host::observer::Observed;
@@ -82,7 +82,7 @@ pub(super) struct Loop {
 
 struct Pending {
     respond: Respond,
-    buffers: Option<Arc<UserMemory>>,
+    memory: Option<ReduceMemory>,
     traffic: Traffic,
 }
 
@@ -246,8 +246,8 @@ impl Loop {
     ) {
         let request = RequestId(self.next_request);
         self.next_request += 1;
-        let buffers = match payload {
-            Payload::Buffers(buffers) => Some(buffers),
+        let memory = match payload {
+            Payload::Reduce(memory) => Some(memory),
             Payload::Tensors(tensors) => {
                 // A second sync is refused by the machine; the first keeps its session.
                 if self.session.is_none() {
@@ -266,7 +266,7 @@ impl Loop {
             request,
             Pending {
                 respond,
-                buffers,
+                memory,
                 traffic: Traffic::default(),
             },
         );
@@ -491,15 +491,15 @@ impl Loop {
                     rank,
                     ring,
                 } => {
-                    let buffers = self.pending.get(&request).and_then(|p| p.buffers.clone());
-                    if let Some(buffers) = buffers {
+                    let memory = self.pending.get(&request).and_then(|p| p.memory.as_ref());
+                    if let Some(memory) = memory {
                         self.running.insert(op, request);
-                        let buffers = buffers.open();
                         let spec = OperationSpec {
                             descriptor,
                             rank,
                             ring,
-                            buffers,
+                            buffers: memory.buffers.open(),
+                            residual: memory.residual.as_ref().map(UserMemory::open),
                         };
                         if let Err(error) = self.plane.begin(op, spec) {
                             let reason = error.to_string();
@@ -544,7 +544,7 @@ impl Loop {
     async fn reply(&mut self, request: RequestId, reply: Reply) {
         let Some(Pending {
             respond,
-            buffers,
+            memory,
             traffic,
         }) = self.pending.remove(&request)
         else {
@@ -552,9 +552,9 @@ impl Loop {
         };
         // The caller's memory is let go of before the caller is told; it may be lent again.
         if mutated(Mutation::KeepMemory) {
-            std::mem::forget(buffers.clone());
+            std::mem::forget(memory.clone());
         }
-        drop(buffers);
+        drop(memory);
         let mut sync = SyncTraffic::default();
         if let Some((_, session)) = self.session.take_if(|(running, _)| *running == request) {
             sync = session.end().await;

@@ -4,7 +4,7 @@
 mod run;
 mod user_buffer;
 
-pub use run::{Claim, Due, Run, SEGMENT_BYTES_MAX, Source, Taken};
+pub use run::{Arrived, Claim, Due, Encoded, Run, SEGMENT_BYTES_MAX, Source, Taken};
 #[cfg(test)]
 pub(crate) use user_buffer::testing;
 pub use user_buffer::{

@@ -15,10 +15,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use crate::mutation::{Mutation, mutated};
 use crate::schedule::{Apply, Schedule, Send, Trigger};
-use crate::types::{Descriptor, Rank};
+use crate::types::{DataType, Descriptor, Quantization, Rank};
 
 /// The largest segment: large enough to make a frame's cost vanish, small enough to stay in the
 /// second-level cache between its reception and its way on.
@@ -49,31 +50,57 @@ pub struct Due {
     pub segment: u32,
     /// The bytes of the buffer that it covers.
     pub range: Range<usize>,
-    /// Which buffer they are sent from.
+    /// How many bytes are sent.
+    pub len_bytes: usize,
+    /// Where they are.
     pub source: Source,
 }
 
-/// Which buffer a segment is sent from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where the bytes of a segment are that is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The rank's own contribution.
     Input,
     /// What was received and applied.
     Output,
+    /// Encoded, in memory of their own. Whoever sends the rank's own contribution first encodes it.
+    Encoded(Encoded),
 }
+
+/// The bytes of an encoded segment, once they are there.
+pub type Encoded = Arc<OnceLock<Vec<u8>>>;
 
 /// The right to receive one segment, held by one lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// What to do with the bytes.
     pub apply: Apply,
-    /// The hop number of the frame.
-    pub step: u16,
+    /// The sender, and the hop number of the frame. Those of what it leads to, where it is the right to
+    /// finish what was collected.
+    pub frame: (Rank, u16),
     /// Its index in the chunk.
     pub segment: u32,
     /// The bytes of the output that it covers.
     pub range: Range<usize>,
+    /// The hop number under which it is sent on, if it is.
+    pub next_step: Option<u16>,
     receive: usize,
+}
+
+impl Taken {
+    /// Where its move stands among those of this rank.
+    pub fn position(&self) -> usize {
+        self.receive
+    }
+}
+
+/// What the arrival of a segment brings about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arrived {
+    /// Can be sent now.
+    pub due: Vec<Due>,
+    /// All that this segment collects is here: the right to finish it, whose arrival is noted next.
+    pub collected: Option<Taken>,
 }
 
 /// The answer to a frame that arrives.
@@ -101,10 +128,9 @@ enum Progress {
 struct Receive {
     chunk: usize,
     apply: Apply,
-    send: Option<Send>,
+    frame: (Rank, u16),
+    sends: Vec<Send>,
     segments: Vec<Progress>,
-    /// The receive that overwrites this chunk next, if any.
-    overwritten_by: Option<usize>,
 }
 
 /// One operation at one rank.
@@ -112,13 +138,59 @@ struct Receive {
 pub struct Run {
     /// In bytes.
     chunks: Vec<Range<u64>>,
-    element_bytes: u64,
+    elements: Elements,
     starts: Vec<(usize, Send)>,
     receives: Vec<Receive>,
     by_frame: BTreeMap<(Rank, u16), usize>,
-    /// The first receive into a chunk that this rank's own input is sent from.
-    start_overwritten_by: BTreeMap<usize, usize>,
+    /// The chunk of each frame whose value is not final, and so is overwritten.
+    passing: BTreeMap<(Rank, u16), usize>,
+    /// The receive of each chunk's final value.
+    stored_by: BTreeMap<usize, usize>,
+    /// Of each chunk that this rank collects: the receives, and what finishes it.
+    collects: BTreeMap<usize, (Vec<usize>, usize)>,
     segments_left: u64,
+}
+
+/// What elements take, in memory and on the wire.
+#[derive(Clone, Copy, Debug)]
+struct Elements {
+    data_type: DataType,
+    quantization: Option<Quantization>,
+}
+
+impl Elements {
+    fn size_bytes(self) -> u64 {
+        self.data_type.size_bytes() as u64
+    }
+
+    /// What so many bytes of them are on the wire.
+    fn wire_bytes(self, len_bytes: u64) -> u64 {
+        let Some(quantization) = self.quantization else {
+            return len_bytes;
+        };
+        quantization.encoded_len_bytes(self.data_type, len_bytes / self.size_bytes())
+    }
+
+    /// What the segments of a chunk, given in bytes, are on the wire together.
+    fn chunk_wire_bytes(self, chunk: &Range<u64>) -> u64 {
+        let (elements, count) = (
+            len(chunk) / self.size_bytes(),
+            self.segment_count(chunk).max(1),
+        );
+        let (base, longer) = (elements / count, elements % count);
+        let segment = |elements: u64| self.wire_bytes(elements * self.size_bytes());
+        longer * segment(base + 1) + (count - longer) * segment(base)
+    }
+
+    /// Segments of a chunk given in bytes: a function of its size alone.
+    fn segment_count(self, chunk: &Range<u64>) -> u64 {
+        match len(chunk).max(self.wire_bytes(len(chunk))) {
+            0 => 0,
+            bytes if bytes < CUT_BYTES_MIN => 1,
+            bytes if bytes < LARGE_CHUNK_BYTES => bytes.div_ceil(SEGMENT_BYTES).max(SEGMENTS_MIN),
+            bytes => bytes.div_ceil(SEGMENT_BYTES_MAX as u64),
+        }
+    }
 }
 
 impl Run {
@@ -126,53 +198,81 @@ impl Run {
     ///
     /// Memory: a byte for each segment received, and a little for each move.
     pub fn new(schedule: &Schedule, descriptor: &Descriptor) -> Run {
-        let element_bytes = descriptor.data_type.size_bytes() as u64;
+        let elements = Elements {
+            data_type: descriptor.data_type,
+            quantization: descriptor.quantization,
+        };
+        let bytes = |count: u64| count.saturating_mul(elements.size_bytes());
         let chunks: Vec<Range<u64>> = schedule
             .chunks
             .iter()
-            .map(|c| c.start.saturating_mul(element_bytes)..c.end.saturating_mul(element_bytes))
+            .map(|c| bytes(c.start)..bytes(c.end))
             .collect();
         let mut run = Run {
             chunks,
-            element_bytes,
+            elements,
             starts: Vec::new(),
             receives: Vec::new(),
             by_frame: BTreeMap::new(),
-            start_overwritten_by: BTreeMap::new(),
+            passing: BTreeMap::new(),
+            stored_by: BTreeMap::new(),
+            collects: BTreeMap::new(),
             segments_left: 0,
         };
-        let mut last_receive = BTreeMap::new();
         for m in &schedule.moves {
-            let Trigger::Receive { from, step } = m.trigger else {
-                run.starts.extend(m.send.map(|send| (m.chunk, send)));
-                continue;
-            };
-            let index = run.receives.len();
-            match last_receive.insert(m.chunk, index) {
-                Some(earlier) => run.receives[earlier].overwritten_by = Some(index),
-                None => {
-                    run.start_overwritten_by.insert(m.chunk, index);
-                }
+            let is_final = matches!(m.apply, Apply::Finish | Apply::Store);
+            for send in m.sends.iter().filter(|_| !is_final) {
+                run.passing.insert((send.to, send.step), m.chunk);
             }
-            let segments = segment_count(&run.chunks[m.chunk]);
+            let index = run.receives.len();
+            let frame = match m.trigger {
+                Trigger::Start => {
+                    let sends = m.sends.iter().map(|send| (m.chunk, *send));
+                    run.starts.extend(sends);
+                    continue;
+                }
+                Trigger::Receive { from, step } => {
+                    run.by_frame.insert((from, step), index);
+                    (from, step)
+                }
+                Trigger::Collected => {
+                    run.collects.entry(m.chunk).or_default().1 = index;
+                    m.sends
+                        .first()
+                        .map_or((Rank(0), 0), |send| (send.to, send.step))
+                }
+            };
+            match m.apply {
+                Apply::Store => {
+                    run.stored_by.insert(m.chunk, index);
+                }
+                Apply::Collect => run.collects.entry(m.chunk).or_default().0.push(index),
+                _ => {}
+            }
+            let segments = elements.segment_count(&run.chunks[m.chunk]);
             run.segments_left += segments;
-            run.by_frame.insert((from, step), index);
             run.receives.push(Receive {
                 chunk: m.chunk,
                 apply: m.apply,
-                send: m.send,
+                frame,
+                sends: m.sends.clone(),
                 segments: vec![Progress::Awaited; segments as usize],
-                overwritten_by: None,
             });
         }
         run
+    }
+
+    /// The segments of a chunk, in bytes of the buffer.
+    pub fn segments(&self, chunk: usize) -> impl Iterator<Item = Range<usize>> {
+        let count = self.elements.segment_count(&self.chunks[chunk]) as u32;
+        (0..count).filter_map(move |segment| self.range(chunk, segment))
     }
 
     /// What is due before anything arrives.
     pub fn start(&self) -> Vec<Due> {
         let mut due = Vec::new();
         for (chunk, send) in &self.starts {
-            for segment in 0..segment_count(&self.chunks[*chunk]) as u32 {
+            for (segment, _) in (0..).zip(self.segments(*chunk)) {
                 due.extend(self.due(*chunk, *send, segment, Source::Input));
             }
         }
@@ -188,26 +288,20 @@ impl Run {
         let Some(range) = self.range(receive.chunk, segment) else {
             return Claim::Reject(format!("step {step} has no segment {segment}"));
         };
-        if range.len() != len_bytes {
+        let wire_bytes = self.elements.wire_bytes(range.len() as u64);
+        if wire_bytes != len_bytes as u64 {
             return Claim::Reject(format!(
-                "segment {segment} of step {step} has {} bytes, not {len_bytes}",
-                range.len()
+                "segment {segment} of step {step} has {wire_bytes} bytes, not {len_bytes}"
             ));
         }
-        let apply = receive.apply;
+        let taken = self.taken(index, segment, range);
         let progress = &mut self.receives[index].segments[segment as usize];
         match progress {
             Progress::Applied if !mutated(Mutation::TakeRepeats) => Claim::Duplicate,
             Progress::Claimed => Claim::Busy,
             Progress::Applied | Progress::Awaited => {
                 *progress = (*progress).max(Progress::Claimed);
-                Claim::Take(Taken {
-                    apply,
-                    step,
-                    segment,
-                    range,
-                    receive: index,
-                })
+                Claim::Take(taken)
             }
         }
     }
@@ -227,16 +321,38 @@ impl Run {
         progress == Some(&Progress::Applied)
     }
 
-    /// Notes a claimed segment as received and applied, and says what is due because of it.
-    pub fn arrived(&mut self, taken: &Taken) -> Option<Due> {
+    /// Notes a claimed segment as received and applied, and says what comes of it.
+    pub fn arrived(&mut self, taken: &Taken) -> Arrived {
         let progress = self.progress(taken);
         if *progress == Progress::Applied {
-            return None;
+            return Arrived::default();
         }
         *progress = Progress::Applied;
         self.segments_left -= 1;
         let receive = &self.receives[taken.receive];
-        self.due(receive.chunk, receive.send?, taken.segment, Source::Output)
+        let due = receive
+            .sends
+            .iter()
+            .filter_map(|send| self.due(receive.chunk, *send, taken.segment, Source::Output));
+        let due = due.collect();
+        let collected = match receive.apply {
+            Apply::Collect => self.collected(receive.chunk, taken),
+            _ => None,
+        };
+        Arrived { due, collected }
+    }
+
+    /// The right to finish a segment of which this was the last to be collected.
+    fn collected(&mut self, chunk: usize, last: &Taken) -> Option<Taken> {
+        let (collects, finish) = self.collects.get(&chunk)?;
+        let (finish, segment) = (*finish, last.segment as usize);
+        let is_applied =
+            |index: &usize| self.receives[*index].segments[segment] == Progress::Applied;
+        if !collects.iter().all(is_applied) {
+            return None;
+        }
+        self.receives[finish].segments[segment] = Progress::Claimed;
+        Some(self.taken(finish, last.segment, last.range.clone()))
     }
 
     /// Whether everything that this rank receives was applied. It may still have to send.
@@ -244,26 +360,13 @@ impl Run {
         self.segments_left == 0
     }
 
-    /// Whether the receiver is known to have a segment that was due: its successor value is on
-    /// its way into the same place. Sending it again would be in vain.
+    /// Whether the receiver is known to have a segment that was due: the final value is on its way into
+    /// the same place. Sending it again would be in vain.
     pub fn is_superseded(&self, due: &Due) -> bool {
-        let overwriting = match due.source {
-            Source::Input => self
-                .starts
-                .iter()
-                .find(|(_, send)| (send.to, send.step) == (due.to, due.step))
-                .and_then(|(chunk, _)| self.start_overwritten_by.get(chunk).copied()),
-            Source::Output => self
-                .receives
-                .iter()
-                .find(|r| {
-                    r.send
-                        .is_some_and(|send| (send.to, send.step) == (due.to, due.step))
-                })
-                .and_then(|receive| receive.overwritten_by),
-        };
+        let chunk = self.passing.get(&(due.to, due.step));
+        let overwriting = chunk.and_then(|chunk| self.stored_by.get(chunk));
         overwriting
-            .and_then(|index| self.receives[index].segments.get(due.segment as usize))
+            .and_then(|index| self.receives[*index].segments.get(due.segment as usize))
             .is_some_and(|progress| *progress != Progress::Awaited)
     }
 
@@ -271,7 +374,8 @@ impl Run {
     pub fn sources(&self) -> BTreeMap<Rank, u64> {
         let mut sources = BTreeMap::new();
         for ((from, _), index) in &self.by_frame {
-            *sources.entry(*from).or_insert(0) += len(&self.chunks[self.receives[*index].chunk]);
+            let chunk = &self.chunks[self.receives[*index].chunk];
+            *sources.entry(*from).or_insert(0) += self.elements.chunk_wire_bytes(chunk);
         }
         sources
     }
@@ -279,8 +383,25 @@ impl Run {
     /// The ranks that this rank sends to.
     pub fn destinations(&self) -> BTreeSet<Rank> {
         let started = self.starts.iter().map(|(_, send)| send.to);
-        let passed_on = self.receives.iter().filter_map(|receive| receive.send);
+        let passed_on = self.receives.iter().flat_map(|receive| &receive.sends);
         started.chain(passed_on.map(|send| send.to)).collect()
+    }
+
+    fn taken(&self, receive: usize, segment: u32, range: Range<usize>) -> Taken {
+        let Receive {
+            apply,
+            frame,
+            ref sends,
+            ..
+        } = self.receives[receive];
+        Taken {
+            apply,
+            frame,
+            segment,
+            range,
+            next_step: sends.first().map(|send| send.step),
+            receive,
+        }
     }
 
     fn progress(&mut self, taken: &Taken) -> &mut Progress {
@@ -293,6 +414,7 @@ impl Run {
             to: send.to,
             step: send.step,
             segment,
+            len_bytes: self.elements.wire_bytes(range.len() as u64) as usize,
             range,
             source,
         })
@@ -301,14 +423,15 @@ impl Run {
     /// The bytes of a segment. Segments of a chunk differ by at most one element.
     fn range(&self, chunk: usize, segment: u32) -> Option<Range<usize>> {
         let chunk = &self.chunks[chunk];
-        let (count, index) = (segment_count(chunk), u64::from(segment));
+        let (count, index) = (self.elements.segment_count(chunk), u64::from(segment));
         if index >= count {
             return None;
         }
-        let elements = len(chunk) / self.element_bytes;
+        let element_bytes = self.elements.size_bytes();
+        let elements = len(chunk) / element_bytes;
         let (base, longer) = (elements / count, elements % count);
-        let start = chunk.start + (index * base + index.min(longer)) * self.element_bytes;
-        let bytes = (base + u64::from(index < longer)) * self.element_bytes;
+        let start = chunk.start + (index * base + index.min(longer)) * element_bytes;
+        let bytes = (base + u64::from(index < longer)) * element_bytes;
         Some(start as usize..(start + bytes) as usize)
     }
 }
@@ -317,21 +440,11 @@ fn len(chunk: &Range<u64>) -> u64 {
     chunk.end - chunk.start
 }
 
-/// Segments of a chunk given in bytes: a function of its size alone.
-fn segment_count(chunk: &Range<u64>) -> u64 {
-    match len(chunk) {
-        0 => 0,
-        bytes if bytes < CUT_BYTES_MIN => 1,
-        bytes if bytes < LARGE_CHUNK_BYTES => bytes.div_ceil(SEGMENT_BYTES).max(SEGMENTS_MIN),
-        bytes => bytes.div_ceil(SEGMENT_BYTES_MAX as u64),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::schedule::ring_all_reduce;
-    use crate::types::{DataType, ReduceOp};
+    use crate::types::ReduceOp;
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
@@ -340,6 +453,7 @@ mod tests {
             count,
             data_type,
             op: ReduceOp::Sum,
+            quantization: None,
         };
         Run::new(&ring_all_reduce(Rank(rank), world_size, count), &descriptor)
     }
@@ -362,7 +476,7 @@ mod tests {
                 let run = run(0, 3, count, data_type);
                 for (index, chunk) in run.chunks.iter().enumerate() {
                     let mut end = chunk.start as usize;
-                    for segment in 0..segment_count(chunk) as u32 {
+                    for segment in 0..run.elements.segment_count(chunk) as u32 {
                         let range = run.range(index, segment).unwrap();
                         assert_eq!(range.start, end);
                         assert_eq!(range.len() % data_type.size_bytes(), 0);
@@ -406,11 +520,11 @@ mod tests {
         assert_eq!(run.claim(Rank(0), 0, 0, 10), Claim::Busy);
         run.unclaim(&taken);
         let taken = take(&mut run, 0, 0, 0);
-        let due = run.arrived(&taken).unwrap();
+        let due = run.arrived(&taken).due.remove(0);
         assert_eq!((due.to, due.step, due.source), (Rank(2), 1, Source::Output));
         assert_eq!(run.claim(Rank(0), 0, 0, 10), Claim::Duplicate);
         run.unclaim(&taken);
-        assert_eq!(run.arrived(&taken), None);
+        assert_eq!(run.arrived(&taken), Arrived::default());
         assert_eq!(run.claim(Rank(0), 0, 0, 10), Claim::Duplicate);
     }
 
@@ -418,10 +532,10 @@ mod tests {
     fn what_the_successor_must_have_is_superseded() {
         let mut run = run(0, 3, 30, DataType::U8);
         let own = run.start().remove(0);
-        assert_eq!((own.step, own.source), (0, Source::Input));
+        assert_eq!((own.step, &own.source), (0, &Source::Input));
         assert!(!run.is_superseded(&own));
         let first = take(&mut run, 2, 0, 0);
-        let forwarded = run.arrived(&first).unwrap();
+        let forwarded = run.arrived(&first).due.remove(0);
         assert!(!run.is_superseded(&forwarded));
         take(&mut run, 2, 2, 0);
         assert!(run.is_superseded(&own));
@@ -465,7 +579,7 @@ mod tests {
                         let Claim::Take(taken) = claim else {
                             panic!("{claim:?}")
                         };
-                        due[to].extend(runs[to].arrived(&taken));
+                        due[to].extend(runs[to].arrived(&taken).due);
                     }
                 }
             }
@@ -493,7 +607,13 @@ mod tests {
                 };
                 assert_eq!(taken.range, due.range);
                 received[to] += due.range.len() as u64;
-                in_flight.extend(runs[to].arrived(&taken).map(|due| (to, due)));
+                in_flight.extend(
+                    runs[to]
+                        .arrived(&taken)
+                        .due
+                        .into_iter()
+                        .map(|due| (to, due)),
+                );
             }
             for (run, received) in runs.iter().zip(received) {
                 assert!(run.is_complete());

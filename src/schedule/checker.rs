@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Apply, Schedule, Trigger};
+use super::{Apply, Move, Schedule, Trigger};
 use crate::types::Rank;
 
 /// What a chunk holds: who contributed, in the order of combination, and whether it is final.
@@ -41,6 +41,8 @@ pub fn check_all_reduce(schedules: &[Schedule]) -> Result<(), String> {
     let mut outputs: Vec<Vec<Option<Value>>> =
         vec![vec![None; first.chunks.len()]; schedules.len()];
     let mut in_flight = VecDeque::new();
+    // By rank and chunk: which moves have collected what.
+    let mut collected = BTreeMap::new();
     for (rank, schedule) in schedules.iter().enumerate() {
         for m in schedule
             .moves
@@ -54,13 +56,7 @@ pub fn check_all_reduce(schedules: &[Schedule]) -> Result<(), String> {
                 contributions: vec![rank as u32],
                 is_final: false,
             };
-            in_flight.extend(m.send.map(|send| Message {
-                to: send.to.0,
-                from: rank as u32,
-                step: send.step,
-                chunk: m.chunk,
-                value,
-            }));
+            in_flight.extend(messages(rank as u32, m, &value));
         }
     }
     while let Some(message) = in_flight.pop_front() {
@@ -78,7 +74,7 @@ pub fn check_all_reduce(schedules: &[Schedule]) -> Result<(), String> {
         let Some(index) = awaited else {
             return Err(format!("{name}: nobody awaits it, or it came twice"));
         };
-        let m = schedules[to as usize].moves[index];
+        let mut m = &schedules[to as usize].moves[index];
         if m.chunk != chunk {
             return Err(format!(
                 "{name}: chunk {chunk} is sent, chunk {} awaited",
@@ -92,20 +88,39 @@ pub fn check_all_reduce(schedules: &[Schedule]) -> Result<(), String> {
                 value.is_final = true;
             }
             (Apply::Store, true) => {}
+            (Apply::Relay, false) => {
+                in_flight.extend(messages(to, m, &value));
+                continue;
+            }
+            (Apply::Collect, false) => {
+                let pending: &mut Vec<(usize, Vec<u32>)> =
+                    collected.entry((to, chunk)).or_default();
+                pending.push((index, value.contributions));
+                let collects = |m: &&Move| m.chunk == chunk && m.apply == Apply::Collect;
+                let moves = &schedules[to as usize].moves;
+                if pending.len() < moves.iter().filter(collects).count() {
+                    continue;
+                }
+                pending.sort();
+                let all = pending
+                    .drain(..)
+                    .flat_map(|(_, contributions)| contributions);
+                value.contributions = all.chain([to]).collect();
+                value.is_final = true;
+                let finish = |m: &&Move| m.chunk == chunk && m.trigger == Trigger::Collected;
+                let Some(finish) = moves.iter().find(finish) else {
+                    return Err(format!("rank {to} collects chunk {chunk} for nothing"));
+                };
+                m = finish;
+            }
             (apply, is_final) => {
                 return Err(format!(
                     "{name}: {apply:?} of a value whose final is {is_final}"
                 ));
             }
         }
-        outputs[to as usize][chunk] = Some(value.clone());
-        in_flight.extend(m.send.map(|send| Message {
-            to: send.to.0,
-            from: to,
-            step: send.step,
-            chunk,
-            value,
-        }));
+        in_flight.extend(messages(to, m, &value));
+        outputs[to as usize][chunk] = Some(value);
     }
     if let Some(rank) = receives.iter().position(|r| !r.is_empty()) {
         return Err(format!(
@@ -118,6 +133,18 @@ pub fn check_all_reduce(schedules: &[Schedule]) -> Result<(), String> {
     } else {
         Ok(())
     }
+}
+
+/// What a move sends.
+fn messages(from: u32, m: &Move, value: &Value) -> Vec<Message> {
+    let message = |send: &super::Send| Message {
+        to: send.to.0,
+        from,
+        step: send.step,
+        chunk: m.chunk,
+        value: value.clone(),
+    };
+    m.sends.iter().map(message).collect()
 }
 
 /// The moves of a rank by what sets them off.
@@ -182,7 +209,7 @@ mod tests {
     #[test]
     fn a_lost_send_is_found() {
         let mut schedules = ring();
-        schedules[1].moves[2].send = None;
+        schedules[1].moves[2].sends.clear();
         assert!(
             check_all_reduce(&schedules)
                 .unwrap_err()
@@ -193,7 +220,7 @@ mod tests {
     #[test]
     fn a_doubled_receive_is_found() {
         let mut schedules = ring();
-        let doubled = schedules[1].moves[2];
+        let doubled = schedules[1].moves[2].clone();
         schedules[1].moves.push(doubled);
         assert!(check_all_reduce(&schedules).unwrap_err().contains("twice"));
     }

@@ -2,13 +2,33 @@
 //! what it receives. One executor (`engine`) runs every schedule; [`checker`] proves one.
 
 pub mod checker;
+mod direct;
 mod ring;
 
+pub use direct::{DIRECT_WORLD_SIZE_MAX, direct_all_reduce};
 pub use ring::{RING_WORLD_SIZE_MAX, ring_all_reduce};
 
 use std::ops::Range;
 
-use crate::types::Rank;
+use crate::types::{Descriptor, QuantizationPath, Rank};
+
+/// The schedule of an operation, as rank `rank` of `world_size` sees it: a ring, unless fewer
+/// quantizations cost nothing or are asked for.
+pub fn all_reduce(rank: Rank, world_size: u32, descriptor: &Descriptor) -> Schedule {
+    let path = descriptor
+        .quantization
+        .map(|quantization| quantization.path);
+    let is_direct = match path {
+        None | Some(QuantizationPath::Ring) => false,
+        Some(QuantizationPath::Auto) => world_size == 3,
+        // Two ranks exchange halves either way.
+        Some(QuantizationPath::Direct) => (3..=DIRECT_WORLD_SIZE_MAX).contains(&world_size),
+    };
+    match is_direct {
+        true => direct_all_reduce(rank, world_size, descriptor.count),
+        false => ring_all_reduce(rank, world_size, descriptor.count),
+    }
+}
 
 /// What one rank does in one collective.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +42,7 @@ pub struct Schedule {
 }
 
 /// One thing that a rank does with one chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Move {
     /// Index into [`Schedule::chunks`].
     pub chunk: usize,
@@ -31,7 +51,7 @@ pub struct Move {
     /// What happens to the bytes.
     pub apply: Apply,
     /// Where the chunk goes afterwards, if anywhere.
-    pub send: Option<Send>,
+    pub sends: Vec<Send>,
 }
 
 /// What sets a move off.
@@ -46,6 +66,8 @@ pub enum Trigger {
         /// The hop number its frames carry; with `from` it names the move.
         step: u16,
     },
+    /// All that is collected of the chunk has arrived.
+    Collected,
 }
 
 /// What a move does with the bytes.
@@ -59,6 +81,11 @@ pub enum Apply {
     Finish,
     /// What was received is final: `output = received`.
     Store,
+    /// What was received is kept until all is there; then `output` is all of it, and the input, combined
+    /// in the order of the moves (`Finish`).
+    Collect,
+    /// What was received is another's, for another.
+    Relay,
 }
 
 /// Where a chunk goes.
@@ -68,4 +95,19 @@ pub struct Send {
     pub to: Rank,
     /// The hop number its frames carry.
     pub step: u16,
+}
+
+/// `count` elements cut into one chunk for each rank; the first ones have one element more.
+fn chunks(world_size: u32, count: u64) -> Vec<Range<u64>> {
+    let parts = u64::from(world_size.max(1));
+    let (base, longer) = (count / parts, count % parts);
+    let mut start = 0;
+    (0..parts)
+        .map(|index| {
+            let end = start + base + u64::from(index < longer);
+            let chunk = start..end;
+            start = end;
+            chunk
+        })
+        .collect()
 }

@@ -10,9 +10,7 @@
 //! final at rank `c-1`, from where it goes round once more. Each chunk is combined by one chain of
 //! ranks only, so all ranks hold the same bits.
 
-use std::ops::Range;
-
-use super::{Apply, Move, Schedule, Send, Trigger};
+use super::{Apply, Move, Schedule, Send, Trigger, chunks};
 use crate::types::Rank;
 
 /// The largest ring whose hop numbers fit into a frame.
@@ -33,7 +31,7 @@ pub fn ring_all_reduce(rank: Rank, world_size: u32, count: u64) -> Schedule {
             chunk: rank.0 as usize,
             trigger: Trigger::Start,
             apply: Apply::Input,
-            send: Some(Send { to: next, step: 0 }),
+            sends: vec![Send { to: next, step: 0 }],
         };
         let received = (0..=last_step).map(|step| Move {
             chunk: ((rank.0 + 2 * world_size - step - 1) % world_size) as usize,
@@ -46,10 +44,10 @@ pub fn ring_all_reduce(rank: Rank, world_size: u32, count: u64) -> Schedule {
                 _ if step + 2 == world_size => Apply::Finish,
                 _ => Apply::Store,
             },
-            send: (step < last_step).then_some(Send {
+            sends: Vec::from_iter((step < last_step).then_some(Send {
                 to: next,
                 step: step as u16 + 1,
-            }),
+            })),
         });
         moves.extend(
             std::iter::once(own)
@@ -62,21 +60,6 @@ pub fn ring_all_reduce(rank: Rank, world_size: u32, count: u64) -> Schedule {
         chunks,
         moves,
     }
-}
-
-/// `count` elements cut into one chunk for each rank; the first ones have one element more.
-fn chunks(world_size: u32, count: u64) -> Vec<Range<u64>> {
-    let parts = u64::from(world_size.max(1));
-    let (base, longer) = (count / parts, count % parts);
-    let mut start = 0;
-    (0..parts)
-        .map(|index| {
-            let end = start + base + u64::from(index < longer);
-            let chunk = start..end;
-            start = end;
-            chunk
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -113,25 +96,25 @@ mod tests {
             from: Rank(1),
             step,
         };
-        let send = |step| Some(Send { to: Rank(1), step });
+        let sends = |step| vec![Send { to: Rank(1), step }];
         let expected = [
             Move {
                 chunk: 0,
                 trigger: Trigger::Start,
                 apply: Apply::Input,
-                send: send(0),
+                sends: sends(0),
             },
             Move {
                 chunk: 1,
                 trigger: receive(0),
                 apply: Apply::Finish,
-                send: send(1),
+                sends: sends(1),
             },
             Move {
                 chunk: 0,
                 trigger: receive(1),
                 apply: Apply::Store,
-                send: None,
+                sends: Vec::new(),
             },
         ];
         assert_eq!(schedule.moves, expected);

@@ -19,6 +19,7 @@ impl State {
             count: 100,
             data_type: DataType::F32,
             op: ReduceOp::Sum,
+            quantization: None,
         };
         self.nodes[node].change().uses[tag as usize] = Use::Calling;
         let command = Command::AllReduce {

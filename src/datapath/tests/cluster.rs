@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::pipe::{Way, Wire, wire};
+use super::quantized;
 use crate::datapath::{DataPlane, Disposition, OperationSpec, PlaneEvent, Traffic};
 use crate::engine::UserBuffers;
 use crate::engine::testing::Memory;
@@ -37,11 +38,7 @@ pub(super) fn operation(tag: u64, n: u32) -> OperationId {
 }
 
 pub(super) fn sum(count: u64, data_type: DataType) -> Descriptor {
-    Descriptor {
-        count,
-        data_type,
-        op: ReduceOp::Sum,
-    }
+    Descriptor::plain(count, data_type, ReduceOp::Sum)
 }
 
 /// A frame of zeros without a descriptor's digest.
@@ -119,6 +116,9 @@ impl Call {
                     state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     (state >> 24) as u8
                 };
+                if descriptor.quantization.is_some() {
+                    return quantized::elements(descriptor.data_type, len, next);
+                }
                 (0..len).map(|_| next()).collect()
             })
             .collect();
@@ -163,6 +163,7 @@ impl Call {
             rank: Rank(rank as u32),
             ring: (0..self.inputs.len() as u64).map(PeerId).collect(),
             buffers,
+            residual: None,
         }
     }
 
@@ -187,14 +188,16 @@ impl Call {
 
     /// What every rank ends with: chunk `c` combined in the order `c, c+1, ...`.
     pub(super) fn expected(&self) -> Vec<u8> {
-        let (
-            world_size,
-            Descriptor {
-                count,
-                data_type,
-                op,
-            },
-        ) = (self.inputs.len(), self.descriptor);
+        let world_size = self.inputs.len();
+        let Descriptor {
+            count,
+            data_type,
+            op,
+            quantization,
+        } = self.descriptor;
+        if quantization.is_some() {
+            return quantized::expected(&self.descriptor, &self.inputs);
+        }
         let size = data_type.size_bytes();
         let mut result = Vec::new();
         for chunk in 0..world_size {

@@ -92,7 +92,8 @@ async fn bring(frame: impl Fn(&Call, OperationId) -> Vec<u8>, when: When, fate: 
         assert!((0..2).all(|rank| call.is_scribble(rank)));
     } else {
         let traffic = cluster.end(id, &call).await;
-        assert_eq!(traffic[0].rx_bytes, 2 * LEN as u64, "nothing twice");
+        // Two frames, each with a header and a trailer.
+        assert_eq!(traffic[0].rx_bytes, 2 * (LEN as u64 + 64), "nothing twice");
     }
     cluster
         .reduce(operation(1, 2), sum(9, DataType::F32), true)

@@ -7,6 +7,7 @@ mod cluster;
 mod cuts;
 mod hostile;
 pub(crate) mod pipe;
+mod quantized;
 mod reorder;
 mod restart;
 mod results;

@@ -2,6 +2,7 @@
 //! the same every time. Time is virtual, chance comes from seeds.
 
 use super::*;
+use crate::types::{Quantization, QuantizationPath};
 
 /// Lanes with paces that differ by a factor of a thousand.
 fn joined(world_size: usize, random: &mut Random) -> Cluster {
@@ -42,10 +43,20 @@ async fn segments_that_arrive_in_any_order_give_the_same_bits() {
             .map(|tag| {
                 let (data_type, op) = KINDS[random.below(KINDS.len())];
                 let bytes = [40, 3_000, 50_000, 400_000, 900_000][random.below(5)];
+                let quantizations = [
+                    None,
+                    Some(Quantization::int4()),
+                    Some(Quantization::min_max(DataType::U8)),
+                ];
+                let quantization = quantizations[random.below(3)];
+                let path = [QuantizationPath::Ring, QuantizationPath::Direct][random.below(2)];
                 let descriptor = Descriptor {
                     count: (bytes / data_type.size_bytes()) as u64,
                     data_type,
                     op,
+                    quantization: quantization
+                        .filter(|quantization| quantization.check(data_type).is_ok())
+                        .map(|quantization| quantization.path(path)),
                 };
                 let call = Call::new(world_size, descriptor, random.below(2) == 0);
                 (operation(tag as u64, 0), call)
@@ -93,7 +104,13 @@ async fn lanes_that_lag_and_die_at_random_change_no_bit() {
             }
         }
         let id = operation(1, 0);
-        let call = Call::new(world_size, sum(90_000, DataType::F32), seed % 2 == 0);
+        let mut descriptor = sum(90_000, DataType::F32);
+        if seed % 3 > 0 {
+            let path = [QuantizationPath::Ring, QuantizationPath::Direct][seed as usize / 3 % 2];
+            descriptor.count *= 4;
+            descriptor.quantization = Some(Quantization::int8().path(path));
+        }
+        let call = Call::new(world_size, descriptor, seed % 2 == 0);
         (0..world_size).for_each(|rank| cluster.begin(rank, id, &call));
         let mut finished = 0;
         let mut within = 600_000;

@@ -19,6 +19,7 @@ async fn every_rank_ends_with_the_same_right_bits() {
                     count,
                     data_type,
                     op,
+                    quantization: None,
                 };
                 cluster
                     .reduce(operation(tag, 0), descriptor, tag % 2 == 0)
@@ -39,6 +40,7 @@ async fn all_types_and_operations_pass() {
                 count: 1001,
                 data_type,
                 op,
+                quantization: None,
             };
             cluster.reduce(operation(tag, 0), descriptor, false).await;
         }
@@ -76,7 +78,8 @@ async fn traffic_is_the_least_possible() {
     let traffic = cluster
         .reduce(operation(1, 0), sum(1 << 20, DataType::F32), false)
         .await;
-    let expected = 2 * 3 * (1 << 20);
+    // Each of six hops carries a chunk of 1 MiB in four frames, which have a header and a trailer.
+    let expected = 6 * (1 << 20) + 6 * 4 * 64;
     assert!(traffic.iter().all(|t| *t
         == Traffic {
             tx_bytes: expected,
@@ -118,6 +121,7 @@ async fn what_makes_no_sense_is_not_begun() {
         rank: Rank(0),
         ring: ring.iter().copied().map(PeerId).collect(),
         buffers: Memory::new(vec![0; 8]).lend_in_place(),
+        residual: None,
     };
     let id = operation(1, 0);
     let wrong_length = plane.begin(id, spec(3, &[0, 1]));

@@ -200,14 +200,11 @@ impl Pair {
         for (node, memory) in self.nodes.iter_mut().zip(&memory) {
             node.finished = 0;
             let spec = OperationSpec {
-                descriptor: Descriptor {
-                    count: bytes as u64,
-                    data_type: DataType::U8,
-                    op: ReduceOp::Sum,
-                },
+                descriptor: Descriptor::plain(bytes as u64, DataType::U8, ReduceOp::Sum),
                 rank: Rank(node.index.into()),
                 ring: vec![PeerId(0), PeerId(1)],
                 buffers: memory.lend_in_place(),
+                residual: None,
             };
             node.plane.begin(op, spec).unwrap();
         }

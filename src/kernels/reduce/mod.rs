@@ -4,8 +4,8 @@
 //! function of the operands and their order alone, bit by bit: block sizes, alignment, the route
 //! taken and the machine never show in it. That order is the schedule's business.
 //!
-//! Three parts: what one element and another give (`scalar`, `half`), the loops over buffers
-//! (`operands`), and the instructions that they are compiled for (`route`, `x86_64`, `aarch64`).
+//! Two parts: what one element and another give (`scalar`, and `half` beside this), and the loops over
+//! buffers (`operands`).
 //!
 //! | type | arithmetic |
 //! | --- | --- |
@@ -14,27 +14,24 @@
 //! | `f16`, `bf16` | `f32` inside a step, rounded once at its end, after the division if there is one |
 //! | any float | a result that is NaN is the positive quiet one without payload (`0x7fc00000`, `0x7ff8000000000000`, `0x7e00`, `0x7fc0`), whatever went in |
 
-#[cfg(target_arch = "aarch64")]
-mod aarch64;
-mod half;
 mod operands;
-mod route;
 mod scalar;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
-mod x86_64;
 
+use std::marker::PhantomData;
 use std::num::NonZeroU32;
 
 use ::half::{bf16, f16};
 
+use super::Route;
+use super::half::{self, Half};
+use super::route::{Instructions, Pass};
 use crate::types::{DataType, ReduceOp};
 
-use self::half::Half;
 pub use operands::{InPlace, Operands, OutOfPlace};
-pub use route::Route;
-use scalar::{Element, Number};
+pub(in crate::kernels) use scalar::Element;
+use scalar::Number;
 
 /// Combines `incoming` into `accumulator`: every step of a reduction but the last.
 ///
@@ -135,8 +132,8 @@ fn reduce_as<E: Element<N>, const N: usize>(
     operands: impl Operands,
 ) {
     match op {
-        ReduceOp::Max => route.combine::<E, N>(operands, E::Number::larger),
-        ReduceOp::Min => route.combine::<E, N>(operands, E::Number::smaller),
+        ReduceOp::Max => combine::<E, N>(route, operands, E::Number::larger),
+        ReduceOp::Min => combine::<E, N>(route, operands, E::Number::smaller),
         _ => calculate::<E, N>(route, op, world_size, operands),
     }
 }
@@ -148,8 +145,8 @@ fn reduce_half<H: Half + Element<2>>(
     operands: impl Operands,
 ) {
     match op {
-        ReduceOp::Max => route.combine::<u16, 2>(operands, half::larger::<H>),
-        ReduceOp::Min => route.combine::<u16, 2>(operands, half::smaller::<H>),
+        ReduceOp::Max => combine::<u16, 2>(route, operands, half::larger::<H>),
+        ReduceOp::Min => combine::<u16, 2>(route, operands, half::smaller::<H>),
         _ => calculate::<H, 2>(route, op, world_size, operands),
     }
 }
@@ -161,10 +158,43 @@ fn calculate<E: Element<N>, const N: usize>(
     operands: impl Operands,
 ) {
     match (op, world_size) {
-        (ReduceOp::Prod, _) => route.combine::<E, N>(operands, E::Number::product),
+        (ReduceOp::Prod, _) => combine::<E, N>(route, operands, E::Number::product),
         (ReduceOp::Avg, Some(world_size)) => {
-            route.combine::<E, N>(operands, |a, b| a.average(b, world_size));
+            combine::<E, N>(route, operands, |a, b| a.average(b, world_size));
         }
-        _ => route.combine::<E, N>(operands, E::Number::sum),
+        _ => combine::<E, N>(route, operands, E::Number::sum),
     }
+}
+
+/// All elements of `operands` by `step`.
+struct Combine<E, O, S, const N: usize> {
+    operands: O,
+    step: S,
+    element: PhantomData<E>,
+}
+
+impl<E, O, S, const N: usize> Pass for Combine<E, O, S, N>
+where
+    E: Element<N>,
+    O: Operands,
+    S: Fn(E::Number, E::Number) -> E::Number,
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, instructions: impl Instructions) {
+        E::combine(instructions, self.operands, self.step);
+    }
+}
+
+fn combine<E: Element<N>, const N: usize>(
+    route: Route,
+    operands: impl Operands,
+    step: impl Fn(E::Number, E::Number) -> E::Number,
+) {
+    route.run(Combine {
+        operands,
+        step,
+        element: PhantomData::<E>,
+    });
 }

@@ -1,17 +1,17 @@
 //! The definition of every reduction: what one element and another give, to the bit.
 //!
 //! All of it is free of branches and inlined, so that a loop over it becomes vector code of
-//! whatever the loop is compiled for (see [`super::route`]). For that, small integers are divided
+//! whatever the loop is compiled for (see `kernels::route`). For that, small integers are divided
 //! as floats, with one conversion that is `unsafe` (`by_float!`). The plainest reading of the
 //! definition is in the tests beside, and every route is compared with it.
 
 use std::num::NonZeroU32;
 
 use super::operands::Operands;
-use super::route::Instructions;
+use crate::kernels::route::Instructions;
 
 /// A type of elements, each `N` bytes in memory and a number to calculate with.
-pub(super) trait Element<const N: usize> {
+pub(in crate::kernels) trait Element<const N: usize> {
     type Number: Number;
     fn load(bytes: [u8; N]) -> Self::Number;
     /// Of floats only those that the arithmetic below gives, which makes no NaN but the one.
@@ -28,7 +28,7 @@ pub(super) trait Element<const N: usize> {
     }
 }
 
-pub(super) trait Number: Copy {
+pub(in crate::kernels) trait Number: Copy {
     fn sum(self, other: Self) -> Self;
     fn product(self, other: Self) -> Self;
     fn larger(self, other: Self) -> Self;

@@ -682,6 +682,7 @@ pub(super) fn reduce_of(tag: u64, count: u64) -> Command {
         count,
         data_type: DataType::F32,
         op: ReduceOp::Sum,
+        quantization: None,
     };
     Command::AllReduce {
         tag: Tag(tag),

@@ -224,6 +224,7 @@ fn a_deadline_aborts_everywhere_and_names_whom_it_waited_for() {
         count: 1,
         data_type: DataType::F32,
         op: ReduceOp::Sum,
+        quantization: None,
     };
     let deadline = Some(Duration::from_secs(1));
     let first = cluster.command(
@@ -300,6 +301,7 @@ fn a_deadline_that_passes_while_the_epoch_changes_is_not_forgotten() {
         count: 1,
         data_type: DataType::F32,
         op: ReduceOp::Sum,
+        quantization: None,
     };
     let deadline = Some(Duration::from_secs(1));
     let call = cluster.command(

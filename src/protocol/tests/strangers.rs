@@ -10,6 +10,7 @@ const HUGE: Descriptor = Descriptor {
     count: u64::MAX,
     data_type: DataType::F64,
     op: ReduceOp::Max,
+    quantization: None,
 };
 
 /// The operation that the members' next use of tag 1 will be.

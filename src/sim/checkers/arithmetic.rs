@@ -159,6 +159,7 @@ mod tests {
                     count: 3,
                     data_type,
                     op,
+                    quantization: None,
                 };
                 let inputs: Vec<&[u8]> = inputs.iter().map(|input| &input[..]).collect();
                 combine_all(&descriptor, &inputs, &result).unwrap();

@@ -190,6 +190,7 @@ mod tests {
                 count: 2,
                 data_type: crate::types::DataType::U8,
                 op: crate::types::ReduceOp::Sum,
+                quantization: None,
             },
             ring: vec![PeerId(10), PeerId(20)],
         };

@@ -249,6 +249,7 @@ mod tests {
                     count: 1,
                     data_type: DataType::U8,
                     op: ReduceOp::Sum,
+                    quantization: None,
                 },
                 ring: vec![peer(1), peer(2)],
             };

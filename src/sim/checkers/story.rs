@@ -133,6 +133,7 @@ impl<C: Checker> Story<C> {
                 count: (input.len() / data_type.size_bytes()) as u64,
                 data_type,
                 op: reduction,
+                quantization: None,
             },
             ring: vec![peer(1), peer(2)],
         };

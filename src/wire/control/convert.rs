@@ -53,7 +53,7 @@ pub enum DecodeError {
     },
 }
 
-type Decoded<T> = Result<T, DecodeError>;
+pub(super) type Decoded<T> = Result<T, DecodeError>;
 
 impl From<prost::DecodeError> for DecodeError {
     fn from(error: prost::DecodeError) -> Self {
@@ -192,6 +192,7 @@ impl Message for Frame<ToMaster> {
                 count: descriptor.count,
                 data_type: descriptor.data_type as u32,
                 reduce_op: descriptor.op as u32,
+                quantization: descriptor.quantization.map(Into::into),
             }),
             ToMaster::OperationDone { op } => P::OperationDone((*op).into()),
             ToMaster::OperationFailed { op, reason } => P::OperationFailed(p::OperationFailed {
@@ -254,6 +255,7 @@ impl Message for Frame<ToMaster> {
                     data_type: data_type(m.data_type)?,
                     op: ReduceOp::from_number(m.reduce_op)
                         .ok_or_else(|| nonsense("reduce_op", m.reduce_op))?,
+                    quantization: m.quantization.map(TryInto::try_into).transpose()?,
                 },
             },
             P::OperationDone(op) => ToMaster::OperationDone { op: op.into() },
@@ -643,7 +645,7 @@ fn present<T>(field: &'static str, value: Option<T>) -> Decoded<T> {
     value.ok_or_else(|| nonsense(field, "missing"))
 }
 
-fn nonsense(field: &'static str, value: impl ToString) -> DecodeError {
+pub(super) fn nonsense(field: &'static str, value: impl ToString) -> DecodeError {
     DecodeError::Field {
         field,
         value: value.to_string(),

@@ -13,6 +13,7 @@
 mod convert;
 mod frame;
 mod proto;
+mod quantization;
 
 pub use convert::{DecodeError, MAX_LANES, MAX_NAME_BYTES};
 pub use frame::{FRAME_HEADER_BYTES, FrameHeader, MAX_FRAME_BYTES};

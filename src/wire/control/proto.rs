@@ -216,6 +216,24 @@ pub(super) struct OperationBegun {
     pub(super) data_type: u32,
     #[prost(uint32, tag = "4")]
     pub(super) reduce_op: u32,
+    #[prost(message, tag = "5")]
+    pub(super) quantization: Option<Quantization>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Quantization {
+    #[prost(uint32, tag = "1")]
+    pub(super) scheme: u32,
+    #[prost(uint32, tag = "2")]
+    pub(super) codes: u32,
+    #[prost(uint32, tag = "3")]
+    pub(super) block_elements: u32,
+    #[prost(uint32, tag = "4")]
+    pub(super) distribution: u32,
+    #[prost(fixed64, optional, tag = "5")]
+    pub(super) rounding_key: Option<u64>,
+    #[prost(uint32, tag = "6")]
+    pub(super) path: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -2,9 +2,8 @@
 
 use ::half::{bf16, f16};
 
-use super::operands::Operands;
+use super::reduce::{Element, Operands};
 use super::route::Instructions;
-use super::scalar::Element;
 
 /// Bits of a half-precision float, in the lower half of a word, to `f32` and back.
 ///

@@ -12,9 +12,8 @@ use std::mem::transmute;
 use half::f16;
 
 use super::half::combine_pairs;
-use super::operands::Operands;
-use super::route::Instructions;
-use super::scalar::Element;
+use super::reduce::Operands;
+use super::route::{Instructions, Pass};
 
 /// Proof of NEON.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +26,8 @@ impl Neon {
 }
 
 impl Instructions for Neon {
-    fn combine<E: Element<N>, const N: usize>(
-        self,
-        operands: impl Operands,
-        step: impl Fn(E::Number, E::Number) -> E::Number,
-    ) {
-        E::combine(self, operands, step);
+    fn run<P: Pass>(self, pass: P) -> P::Output {
+        pass.run(self)
     }
 
     #[inline(always)]

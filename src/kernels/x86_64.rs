@@ -16,9 +16,8 @@ use std::mem::transmute;
 use half::f16;
 
 use super::half::combine_pairs;
-use super::operands::Operands;
-use super::route::Instructions;
-use super::scalar::Element;
+use super::reduce::Operands;
+use super::route::{Instructions, Pass};
 
 /// Proof of AVX2 and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -30,23 +29,15 @@ impl Avx2 {
     }
 
     #[target_feature(enable = "avx2,f16c")]
-    fn compiled<E: Element<N>, const N: usize>(
-        self,
-        operands: impl Operands,
-        step: impl Fn(E::Number, E::Number) -> E::Number,
-    ) {
-        E::combine(self, operands, step);
+    fn compiled<P: Pass>(self, pass: P) -> P::Output {
+        pass.run(self)
     }
 }
 
 impl Instructions for Avx2 {
-    fn combine<E: Element<N>, const N: usize>(
-        self,
-        operands: impl Operands,
-        step: impl Fn(E::Number, E::Number) -> E::Number,
-    ) {
+    fn run<P: Pass>(self, pass: P) -> P::Output {
         // SAFETY: `self` exists, so the features do.
-        unsafe { self.compiled::<E, N>(operands, step) }
+        unsafe { self.compiled(pass) }
     }
 
     #[inline(always)]
@@ -74,23 +65,15 @@ impl Avx512 {
     }
 
     #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-    fn compiled<E: Element<N>, const N: usize>(
-        self,
-        operands: impl Operands,
-        step: impl Fn(E::Number, E::Number) -> E::Number,
-    ) {
-        E::combine(self, operands, step);
+    fn compiled<P: Pass>(self, pass: P) -> P::Output {
+        pass.run(self)
     }
 }
 
 impl Instructions for Avx512 {
-    fn combine<E: Element<N>, const N: usize>(
-        self,
-        operands: impl Operands,
-        step: impl Fn(E::Number, E::Number) -> E::Number,
-    ) {
+    fn run<P: Pass>(self, pass: P) -> P::Output {
         // SAFETY: `self` exists, so the features do.
-        unsafe { self.compiled::<E, N>(operands, step) }
+        unsafe { self.compiled(pass) }
     }
 
     #[inline(always)]

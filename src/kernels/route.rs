@@ -7,8 +7,7 @@ use half::f16;
 #[cfg(target_arch = "aarch64")]
 use super::aarch64::Neon;
 use super::half::combine_pairs;
-use super::operands::Operands;
-use super::scalar::Element;
+use super::reduce::Operands;
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::{Avx2, Avx512};
 
@@ -27,14 +26,18 @@ enum Choice {
     Neon(Neon),
 }
 
+/// Loops over buffers, inlined wherever they are called: that compiles them for each route.
+pub(super) trait Pass {
+    type Output;
+
+    /// Goes over the buffers. Implementations are `#[inline(always)]`.
+    fn run(self, instructions: impl Instructions) -> Self::Output;
+}
+
 /// A set of instructions. A value is the proof that this processor has them.
 pub(super) trait Instructions: Copy {
-    /// Calls [`Element::combine`], compiled for these instructions.
-    fn combine<E: Element<N>, const N: usize>(
-        self,
-        operands: impl Operands,
-        step: impl Fn(E::Number, E::Number) -> E::Number,
-    );
+    /// Calls [`Pass::run`], compiled for these instructions.
+    fn run<P: Pass>(self, pass: P) -> P::Output;
 
     /// Combines `f16`, which no compiler turns into the processor's own conversions.
     #[inline(always)]
@@ -48,12 +51,8 @@ pub(super) trait Instructions: Copy {
 struct Portable;
 
 impl Instructions for Portable {
-    fn combine<E: Element<N>, const N: usize>(
-        self,
-        operands: impl Operands,
-        step: impl Fn(E::Number, E::Number) -> E::Number,
-    ) {
-        E::combine(self, operands, step);
+    fn run<P: Pass>(self, pass: P) -> P::Output {
+        pass.run(self)
     }
 }
 
@@ -99,20 +98,16 @@ impl Route {
         }
     }
 
-    /// Combines all elements of `operands` by `step`.
-    pub(super) fn combine<E: Element<N>, const N: usize>(
-        self,
-        operands: impl Operands,
-        step: impl Fn(E::Number, E::Number) -> E::Number,
-    ) {
+    /// Runs a pass on it.
+    pub(super) fn run<P: Pass>(self, pass: P) -> P::Output {
         match self.0 {
-            Choice::Portable(portable) => portable.combine::<E, N>(operands, step),
+            Choice::Portable(portable) => portable.run(pass),
             #[cfg(target_arch = "x86_64")]
-            Choice::Avx2(avx2) => avx2.combine::<E, N>(operands, step),
+            Choice::Avx2(avx2) => avx2.run(pass),
             #[cfg(target_arch = "x86_64")]
-            Choice::Avx512(avx512) => avx512.combine::<E, N>(operands, step),
+            Choice::Avx512(avx512) => avx512.run(pass),
             #[cfg(target_arch = "aarch64")]
-            Choice::Neon(neon) => neon.combine::<E, N>(operands, step),
+            Choice::Neon(neon) => neon.run(pass),
         }
     }
 }

@@ -1,0 +1,169 @@
+//! The microscaling formats of the Open Compute Project (*OCP Microscaling Formats Specification*, 1.0):
+//! small floats that share a power of two.
+//!
+//! The specification leaves the choice of the power to the encoder. Its example takes one that cuts
+//! off the largest elements of a block, by up to a quarter; here it is the smallest one that does not.
+
+use half::f16;
+
+use super::format::{Format, Layout, Nibbles, Parameters, Whole};
+use super::real::{Real, largest_magnitude};
+use crate::kernels::half::Half;
+
+/// The scale that stands for a block of NaN.
+const SCALE_NAN: u8 = 0xff;
+
+/// Floats of a sign, `EXPONENT` and `FRACTION` bits: E4M3, E5M2, E2M1.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Microscaling<const EXPONENT: u32, const FRACTION: u32>;
+
+impl<const EXPONENT: u32, const FRACTION: u32> Microscaling<EXPONENT, FRACTION> {
+    const BIAS: u32 = (1 << (EXPONENT - 1)) - 1;
+    const SIGN: u32 = 1 << (EXPONENT + FRACTION);
+    /// The largest number's code: above it are NaN (E4M3) or infinity and NaN (E5M2), or nothing (E2M1).
+    const LAST: u32 = match (EXPONENT, FRACTION) {
+        (4, 3) => 0x7e,
+        (5, 2) => 0x7b,
+        _ => Self::SIGN - 1,
+    };
+    /// The exponent of that number.
+    const LAST_EXPONENT: i32 = ((Self::LAST >> FRACTION) as i32) - Self::BIAS as i32;
+    /// Its fraction, as that of an `f32`.
+    const LAST_FRACTION: u32 = (Self::LAST & ((1 << FRACTION) - 1)) << (23 - FRACTION);
+    /// The exponent field of an `f32` that is the smallest normal number.
+    const SMALLEST_NORMAL: u32 = 127 + 1 - Self::BIAS;
+
+    /// The number of a code: an `f16` has room for it, but for a power of two.
+    #[inline(always)]
+    fn number(code: u32) -> f32 {
+        let magnitude = code & (Self::SIGN - 1);
+        let sign = (code & Self::SIGN) << (15 - EXPONENT - FRACTION);
+        let number = f16::widen(sign | magnitude << (10 - FRACTION));
+        let number = number * power_of_two(15 - Self::BIAS as i32);
+        let is_nan = match (EXPONENT, FRACTION) {
+            (4, 3) => magnitude > Self::LAST,
+            (5, 2) => magnitude > Self::LAST + 1,
+            _ => false,
+        };
+        if is_nan { <f32 as Real>::NAN } else { number }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Encoder {
+    reciprocal: f32,
+    last: u32,
+}
+
+/// How codes lie in memory.
+pub(super) trait Bits {
+    type Layout: Layout;
+
+    fn code(bits: u32) -> <Self::Layout as Layout>::Code;
+    fn bits(code: <Self::Layout as Layout>::Code) -> u32;
+}
+
+macro_rules! bytes {
+    ($($exponent:literal, $fraction:literal;)*) => {$(
+        impl Bits for Microscaling<$exponent, $fraction> {
+            type Layout = Whole<1>;
+
+            #[inline(always)]
+            fn code(bits: u32) -> [u8; 1] {
+                [bits as u8]
+            }
+            #[inline(always)]
+            fn bits([code]: [u8; 1]) -> u32 {
+                code.into()
+            }
+        }
+    )*};
+}
+
+bytes! {
+    4, 3;
+    5, 2;
+}
+
+impl Bits for Microscaling<2, 1> {
+    type Layout = Nibbles;
+
+    #[inline(always)]
+    fn code(bits: u32) -> u8 {
+        bits as u8
+    }
+
+    #[inline(always)]
+    fn bits(code: u8) -> u32 {
+        code.into()
+    }
+}
+
+impl<const EXPONENT: u32, const FRACTION: u32> Format for Microscaling<EXPONENT, FRACTION>
+where
+    Self: Bits,
+{
+    type Real = f32;
+    type Layout = <Self as Bits>::Layout;
+    type Encoder = Encoder;
+    type Decoder = f32;
+
+    #[inline(always)]
+    fn fit(self, values: &[f32]) -> (Parameters, Option<Encoder>) {
+        let mut parameters = Parameters::default();
+        let magnitude = largest_magnitude(values);
+        if magnitude >= f32::INFINITY_BITS {
+            parameters[0] = SCALE_NAN;
+            return (parameters, None);
+        }
+        let exponent = (magnitude >> 23) as i32 - 127;
+        let is_beyond = magnitude & 0x007f_ffff > Self::LAST_FRACTION;
+        let exponent = exponent - Self::LAST_EXPONENT + i32::from(is_beyond);
+        let exponent = exponent.clamp(-127, 127);
+        parameters[0] = (exponent + 127) as u8;
+        let scale = power_of_two(exponent);
+        let mut last = Self::LAST;
+        while !(Self::number(last) * scale).is_number() {
+            last -= 1;
+        }
+        let reciprocal = power_of_two(-exponent);
+        (parameters, Some(Encoder { reciprocal, last }))
+    }
+
+    #[inline(always)]
+    fn decoder(self, parameters: &[u8]) -> Option<f32> {
+        let exponent = parameters[0];
+        (exponent != SCALE_NAN).then(|| power_of_two(i32::from(exponent) - 127))
+    }
+
+    /// The element in units of its last place, rounded; a carry goes into the exponent by itself.
+    #[inline(always)]
+    fn encode(
+        Encoder { reciprocal, last }: Encoder,
+        value: f32,
+        dither: f32,
+    ) -> <Self::Layout as Layout>::Code {
+        let scaled = value * reciprocal;
+        let exponent = (scaled.magnitude() >> 23).max(Self::SMALLEST_NORMAL);
+        let units_per_one = f32::from_bits((127 + 127 + FRACTION - exponent) << 23);
+        let units = f32::from_bits(scaled.magnitude()) * units_per_one;
+        let units = (units + dither + f32::ROUNDING).to_bits() - f32::ROUNDING.to_bits();
+        let code = ((exponent - Self::SMALLEST_NORMAL) << FRACTION) + units;
+        let sign = (scaled.to_bits() >> 31) * Self::SIGN;
+        Self::code(code.min(last) | sign)
+    }
+
+    #[inline(always)]
+    fn decode(scale: f32, code: <Self::Layout as Layout>::Code) -> f32 {
+        Self::number(Self::bits(code)) * scale
+    }
+}
+
+/// From -127, which is subnormal, to 127.
+#[inline(always)]
+fn power_of_two(exponent: i32) -> f32 {
+    match exponent {
+        -127 => f32::from_bits(1 << 22),
+        _ => f32::from_bits(((exponent + 127) as u32) << 23),
+    }
+}

@@ -1,0 +1,138 @@
+//! Block-wise integers: multiples of one scale, as many to either side of zero.
+
+use super::affine::normal_range;
+use super::format::{Format, Layout, Nibbles, Parameters, Whole};
+use super::real::{Real, largest_magnitude, mean};
+
+/// Codes of `BITS` bits, in two's complement.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Symmetric<const BITS: u32> {
+    clips: bool,
+}
+
+impl<const BITS: u32> Symmetric<BITS> {
+    /// `clips`: a normal block's outliers.
+    pub(super) fn new(clips: bool) -> Self {
+        Self { clips }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Encoder {
+    steps_per_unit: f32,
+    last: f32,
+}
+
+/// How signed codes lie in memory.
+pub(super) trait Signed {
+    type Layout: Layout;
+
+    /// Of the low bits.
+    fn code(bits: u32) -> <Self::Layout as Layout>::Code;
+    fn number(code: <Self::Layout as Layout>::Code) -> f32;
+}
+
+impl Signed for Symmetric<8> {
+    type Layout = Whole<1>;
+
+    #[inline(always)]
+    fn code(bits: u32) -> [u8; 1] {
+        [bits as u8]
+    }
+
+    #[inline(always)]
+    fn number([code]: [u8; 1]) -> f32 {
+        f32::from(code as i8)
+    }
+}
+
+impl Signed for Symmetric<4> {
+    type Layout = Nibbles;
+
+    #[inline(always)]
+    fn code(bits: u32) -> u8 {
+        bits as u8
+    }
+
+    #[inline(always)]
+    fn number(code: u8) -> f32 {
+        // The sign is in the fourth bit.
+        f32::from((code ^ 8) as i8 - 8)
+    }
+}
+
+impl<const BITS: u32> Format for Symmetric<BITS>
+where
+    Self: Signed,
+{
+    type Real = f32;
+    type Layout = <Self as Signed>::Layout;
+    type Encoder = Encoder;
+    type Decoder = f32;
+
+    #[inline(always)]
+    fn fit(self, values: &[f32]) -> (Parameters, Option<Encoder>) {
+        let magnitude = largest_magnitude(values);
+        if magnitude >= f32::INFINITY_BITS {
+            return (bf16(f32::NAN.to_bits()), None);
+        }
+        let mut largest = f32::from_bits(magnitude);
+        if self.clips {
+            let reach = mean(values, |value| value * value).sqrt() * normal_range(BITS) as f32;
+            if reach > 0.0 {
+                largest = largest.least(reach);
+            }
+        }
+        let mut last = ((1 << (BITS - 1)) - 1) as f32;
+        let scale = largest / last;
+        let scale = if scale > 0.0 {
+            scale.most(f32::SMALLEST_STEP)
+        } else {
+            scale
+        };
+        // Up, so that the largest is still among the multiples.
+        let scale_bits = (scale.to_bits() + 0xffff) & 0xffff_0000;
+        let scale = f32::from_bits(scale_bits);
+        while !(last * scale).is_number() {
+            last -= 1.0;
+        }
+        let steps_per_unit = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let encoder = Encoder {
+            steps_per_unit,
+            last,
+        };
+        (bf16(scale_bits), Some(encoder))
+    }
+
+    #[inline(always)]
+    fn decoder(self, parameters: &[u8]) -> Option<f32> {
+        let bits = u16::from_le_bytes([parameters[0], parameters[1]]);
+        let scale = f32::from_bits(u32::from(bits) << 16);
+        scale.is_number().then_some(scale)
+    }
+
+    #[inline(always)]
+    fn encode(
+        Encoder {
+            steps_per_unit,
+            last,
+        }: Encoder,
+        value: f32,
+        dither: f32,
+    ) -> <Self::Layout as Layout>::Code {
+        let steps = (value * steps_per_unit + dither).most(-last).least(last);
+        Self::code((steps + f32::ROUNDING).to_bits())
+    }
+
+    #[inline(always)]
+    fn decode(scale: f32, code: <Self::Layout as Layout>::Code) -> f32 {
+        Self::number(code) * scale
+    }
+}
+
+/// The upper half of a float's bits.
+fn bf16(bits: u32) -> Parameters {
+    let mut parameters = Parameters::default();
+    parameters[..2].copy_from_slice(&((bits >> 16) as u16).to_le_bytes());
+    parameters
+}
