@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::format::{Format, Parameters, Whole};
+use super::format::{Format, Layout, Whole};
 use super::real::{Real, mean, range};
 
 /// Standard deviations to either side that are kept of a normal block, by bits of a code.
@@ -14,31 +14,30 @@ pub(super) fn normal_range(bits: u32) -> f64 {
     }
 }
 
-/// Whole numbers from 0 to [`Level::MAX`], as they lie in memory.
+/// Whole numbers to either side of zero, as they lie in memory: from `-HALF` to `HALF - 1`.
 pub(super) trait Level<R: Real>: Copy {
     const BITS: u32;
-    const MAX: f64;
-    type Layout: super::format::Layout<Code = Self::Bytes>;
+    const HALF: f64;
+    type Layout: Layout<Code = Self::Bytes>;
     type Bytes: Copy + Default;
 
-    /// The whole number nearest to `number`, plus `offset`, a whole number itself.
-    fn nearest(number: R, offset: R) -> Self::Bytes;
+    /// Of a whole number in the low bits of a sum with [`Real::ROUNDING`].
+    fn of(sum: R) -> Self::Bytes;
     fn number(bytes: Self::Bytes) -> R;
 }
 
 macro_rules! level {
-    ($real:ty, $t:ty, $bytes:literal, $max:expr) => {
+    ($real:ty, $t:ty, $bytes:literal, $half:expr) => {
         impl Level<$real> for $t {
             const BITS: u32 = <$t>::BITS;
-            const MAX: f64 = $max;
+            const HALF: f64 = $half;
             type Layout = Whole<$bytes>;
             type Bytes = [u8; $bytes];
 
             #[inline(always)]
-            fn nearest(number: $real, offset: $real) -> [u8; $bytes] {
-                let whole = (number + <$real>::ROUNDING).to_bits();
-                let offset = (offset + <$real>::ROUNDING).to_bits();
-                (whole.wrapping_add(offset) as $t).to_le_bytes()
+            fn of(sum: $real) -> [u8; $bytes] {
+                let whole = sum.to_bits().wrapping_sub(<$real>::ROUNDING.to_bits());
+                (whole as $t).to_le_bytes()
             }
 
             #[inline(always)]
@@ -49,46 +48,18 @@ macro_rules! level {
     };
 }
 
-level!(f32, u8, 1, 255.0);
-level!(f32, u16, 2, 65_535.0);
-level!(f64, u8, 1, 255.0);
-level!(f64, u16, 2, 65_535.0);
-level!(f64, u32, 4, 4_294_967_295.0);
+level!(f32, i8, 1, 128.0);
+level!(f32, i16, 2, 32_768.0);
+level!(f64, i8, 1, 128.0);
+level!(f64, i16, 2, 32_768.0);
+level!(f64, i32, 4, 2_147_483_648.0);
+// As many as `f64` counts exactly, with room for a zero point.
+level!(f64, i64, 8, 562_949_953_421_312.0); // 2^49
 
-/// As many values as `f64` counts exactly with room for a zero point.
-impl Level<f64> for u64 {
-    const BITS: u32 = 64;
-    const MAX: f64 = 1_125_899_906_842_623.0; // 2^50 - 1
-    type Layout = Whole<8>;
-    type Bytes = [u8; 8];
-
-    #[inline(always)]
-    fn nearest(number: f64, offset: f64) -> [u8; 8] {
-        let whole = (number + f64::ROUNDING).to_bits();
-        let offset = (offset + f64::ROUNDING).to_bits();
-        (whole.wrapping_add(offset) & ((1 << 51) - 1)).to_le_bytes()
-    }
-
-    #[inline(always)]
-    fn number(bytes: [u8; 8]) -> f64 {
-        u64::from_le_bytes(bytes) as f64
-    }
-}
-
-/// Two numbers side by side.
-fn pair<R: Real>(first: R, second: R) -> Parameters {
-    let mut parameters = Parameters::default();
-    let size = size_of::<R>();
-    parameters[..size].copy_from_slice(first.as_bytes());
-    parameters[size..2 * size].copy_from_slice(second.as_bytes());
-    parameters
-}
-
-/// The two numbers, if they are.
-fn read_pair<R: Real>(parameters: &[u8]) -> Option<(R, R)> {
-    let (first, rest) = R::read_from_prefix(parameters).ok()?;
-    let (second, _) = R::read_from_prefix(rest).ok()?;
-    (first.is_number() && second.is_number()).then_some((first, second))
+/// The two numbers of a block, if they are.
+#[inline(always)]
+fn numbers<R: Real>([first, second]: [R; 2]) -> Option<[R; 2]> {
+    (first.is_number() && second.is_number()).then_some([first, second])
 }
 
 /// From the smallest element to the largest, counted from the middle between them, so that the
@@ -98,81 +69,85 @@ pub(super) struct MinMax<R, L>(PhantomData<(R, L)>);
 
 #[derive(Clone, Copy)]
 pub(super) struct MinMaxEncoder<R> {
-    middle: R,
+    origin: R,
     steps_per_unit: R,
-    half: R,
-    last: R,
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct MinMaxDecoder<R> {
-    middle: R,
-    step: R,
-    half: R,
 }
 
 impl<R: Real, L: Level<R>> Format for MinMax<R, L> {
     type Real = R;
     type Layout = L::Layout;
     type Encoder = MinMaxEncoder<R>;
-    type Decoder = MinMaxDecoder<R>;
+    /// Origin and step.
+    type Parameters = [R; 2];
+    type Decoder = [R; 2];
 
     #[inline(always)]
-    fn fit(self, values: &[R]) -> (Parameters, Option<Self::Encoder>) {
-        let (low, high, magnitude) = range(values);
-        if magnitude >= R::INFINITY_BITS {
-            return (pair(R::NAN, R::ZERO), None);
-        }
-        let (half, last) = (R::of(L::MAX / 2.0), R::of(L::MAX));
-        let one_half = R::of(0.5);
-        let (middle, mut step) = if low < high {
-            let step = high / last - low / last;
-            (
-                low * one_half + high * one_half,
-                step.most(R::SMALLEST_STEP),
-            )
-        } else {
-            (low, R::ZERO)
+    fn fit(self, values: &[R]) -> ([R; 2], Option<Self::Encoder>) {
+        let Some((low, high)) = range(values) else {
+            return ([R::NAN, R::ZERO], None);
         };
-        // The last element of the widest ranges would be rounded to infinity.
-        let less = R::of(1.0) - R::of(f64::from(f32::EPSILON));
-        while !(middle + half * step).is_number() || !(middle - half * step).is_number() {
+        if low >= high {
+            let encoder = MinMaxEncoder {
+                origin: low,
+                steps_per_unit: R::ZERO,
+            };
+            return ([low, R::ZERO], Some(encoder));
+        }
+        let steps = R::of(2.0 * L::HALF - 1.0);
+        let half = R::of(0.5);
+        let mut step = finest(high / steps - low / steps, low, high);
+        // There are as many codes below the middle as above, and one of them is zero.
+        let origin = (low * half + high * half) + step * half;
+        // The ends of the widest ranges would be rounded to infinity.
+        let (first, last) = (R::of(-L::HALF), R::of(L::HALF - 1.0));
+        let less = R::of(1.0 - f64::from(f32::EPSILON));
+        while !(origin + first * step).is_number() || !(origin + last * step).is_number() {
             step = step * less;
         }
-        let steps_per_unit = if step > R::ZERO {
-            R::of(1.0) / step
-        } else {
-            R::ZERO
-        };
+        let steps_per_unit = R::of(1.0) / step;
         let encoder = MinMaxEncoder {
-            middle,
+            origin,
             steps_per_unit,
-            half,
-            last,
         };
-        (pair(middle, step), Some(encoder))
+        ([origin, step], Some(encoder))
     }
 
     #[inline(always)]
-    fn decoder(self, parameters: &[u8]) -> Option<Self::Decoder> {
-        let (middle, step) = read_pair(parameters)?;
-        let half = R::of(L::MAX / 2.0);
-        Some(MinMaxDecoder { middle, step, half })
+    fn decoder(self, parameters: [R; 2]) -> Option<[R; 2]> {
+        numbers(parameters)
     }
 
     #[inline(always)]
-    fn encode(encoder: Self::Encoder, value: R, dither: R) -> L::Bytes {
-        let steps = (value - encoder.middle) * encoder.steps_per_unit + encoder.half;
-        L::nearest((steps + dither).most(R::ZERO).least(encoder.last), R::ZERO)
+    fn fits(_: Self::Encoder) -> bool {
+        true
     }
 
     #[inline(always)]
-    fn decode(decoder: Self::Decoder, code: L::Bytes) -> R {
-        decoder.middle + (L::number(code) - decoder.half) * decoder.step
+    fn encode(encoder: Self::Encoder, value: R) -> L::Bytes {
+        L::of((value - encoder.origin) * encoder.steps_per_unit + R::ROUNDING)
+    }
+
+    #[inline(always)]
+    fn encode_clamped(encoder: Self::Encoder, value: R, dither: R) -> L::Bytes {
+        let steps = (value - encoder.origin) * encoder.steps_per_unit + dither;
+        let (first, last) = (R::of(-L::HALF), R::of(L::HALF - 1.0));
+        L::of(steps.most(first).least(last) + R::ROUNDING)
+    }
+
+    #[inline(always)]
+    fn decode([origin, step]: [R; 2], code: L::Bytes) -> R {
+        origin + L::number(code) * step
     }
 }
 
-/// Multiples of a scale, of which the first is a whole number: zero is among them if it is in range.
+/// A step so large that elements are counted by it exactly, and that its reciprocal is finite.
+#[inline(always)]
+fn finest<R: Real>(step: R, low: R, high: R) -> R {
+    step.most(high.most(-low) * R::FINEST_STEP)
+        .most(R::SMALLEST_STEP)
+}
+
+/// Multiples of a scale: zero is among them, if it is in range.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ZeroPointScale<R, L> {
     clips: bool,
@@ -190,86 +165,95 @@ impl<R, L> ZeroPointScale<R, L> {
 #[derive(Clone, Copy)]
 pub(super) struct ZeroPointScaleEncoder<R> {
     steps_per_unit: R,
+    /// The multiples that there are codes for.
     first: R,
     last: R,
-    zero: R,
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct ZeroPointScaleDecoder<R> {
-    scale: R,
-    zero: R,
+    /// That of code 0.
+    centre: R,
+    fits: bool,
 }
 
 impl<R: Real, L: Level<R>> Format for ZeroPointScale<R, L> {
     type Real = R;
     type Layout = L::Layout;
     type Encoder = ZeroPointScaleEncoder<R>;
-    type Decoder = ZeroPointScaleDecoder<R>;
+    /// The scale, and the multiple of it that code 0 stands for.
+    type Parameters = [R; 2];
+    type Decoder = [R; 2];
 
     #[inline(always)]
-    fn fit(self, values: &[R]) -> (Parameters, Option<Self::Encoder>) {
-        let (mut low, mut high, magnitude) = range(values);
-        if magnitude >= R::INFINITY_BITS {
-            return (pair(R::NAN, R::ZERO), None);
-        }
+    fn fit(self, values: &[R]) -> ([R; 2], Option<Self::Encoder>) {
+        let Some((mut low, mut high)) = range(values) else {
+            return ([R::NAN, R::ZERO], None);
+        };
+        let one = R::of(1.0);
         if low >= high {
-            // One step from zero. The reciprocal of a tiny scale would be infinite, so codes are
-            // chosen by the limits alone.
+            // The reciprocal of a tiny scale would be infinite; there is but one code anyway.
             let encoder = ZeroPointScaleEncoder {
                 steps_per_unit: R::ZERO,
-                first: R::of(1.0),
-                last: R::of(1.0),
-                zero: R::ZERO,
+                first: one,
+                last: one,
+                centre: one,
+                fits: false,
             };
-            return (pair(low, R::ZERO), Some(encoder));
+            return ([low, one], Some(encoder));
         }
+        let mut fits = true;
         if self.clips {
             (low, high) = clipped(values, low, high, L::BITS);
+            fits = false;
         }
         // One less than there are: rounding both ends may take one more.
-        let steps = R::of(L::MAX - 1.0);
-        let largest = high.most(-low);
-        let scale = (high / steps - low / steps)
-            .most(largest * R::FINEST_STEP)
-            .most(R::SMALLEST_STEP);
-        let steps_per_unit = R::of(1.0) / scale;
-        let (mut first, mut last) = (
-            (low * steps_per_unit).rounded(),
-            (high * steps_per_unit).rounded(),
-        );
-        let zero = -first;
+        let steps = R::of(2.0 * L::HALF - 2.0);
+        let scale = finest(high / steps - low / steps, low, high);
+        let steps_per_unit = one / scale;
+        let mut first = (low * steps_per_unit).rounded();
+        let mut last = (high * steps_per_unit).rounded();
+        let centre = first + R::of(L::HALF);
         // The ends of the widest ranges would be rounded to infinity.
         if !(first * scale).is_number() {
-            first = first + R::of(1.0);
+            first = first + one;
+            fits = false;
         }
         if !(last * scale).is_number() {
-            last = last - R::of(1.0);
+            last = last - one;
+            fits = false;
         }
         let encoder = ZeroPointScaleEncoder {
             steps_per_unit,
             first,
             last,
-            zero,
+            centre,
+            fits,
         };
-        (pair(scale, zero), Some(encoder))
+        ([scale, centre], Some(encoder))
     }
 
     #[inline(always)]
-    fn decoder(self, parameters: &[u8]) -> Option<Self::Decoder> {
-        let (scale, zero) = read_pair(parameters)?;
-        Some(ZeroPointScaleDecoder { scale, zero })
+    fn decoder(self, parameters: [R; 2]) -> Option<[R; 2]> {
+        numbers(parameters)
     }
 
     #[inline(always)]
-    fn encode(encoder: Self::Encoder, value: R, dither: R) -> L::Bytes {
+    fn fits(encoder: Self::Encoder) -> bool {
+        encoder.fits
+    }
+
+    #[inline(always)]
+    fn encode(encoder: Self::Encoder, value: R) -> L::Bytes {
+        L::of(value * encoder.steps_per_unit + (R::ROUNDING - encoder.centre))
+    }
+
+    #[inline(always)]
+    fn encode_clamped(encoder: Self::Encoder, value: R, dither: R) -> L::Bytes {
         let steps = value * encoder.steps_per_unit + dither;
-        L::nearest(steps.most(encoder.first).least(encoder.last), encoder.zero)
+        let steps = steps.most(encoder.first).least(encoder.last);
+        L::of(steps + (R::ROUNDING - encoder.centre))
     }
 
     #[inline(always)]
-    fn decode(decoder: Self::Decoder, code: L::Bytes) -> R {
-        (L::number(code) - decoder.zero) * decoder.scale
+    fn decode([scale, centre]: [R; 2], code: L::Bytes) -> R {
+        (L::number(code) + centre) * scale
     }
 }
 

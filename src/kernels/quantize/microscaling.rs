@@ -4,14 +4,14 @@
 //! The specification leaves the choice of the power to the encoder. Its example takes one that cuts
 //! off the largest elements of a block, by up to a quarter; here it is the smallest one that does not.
 
-use half::f16;
-
-use super::format::{Format, Layout, Nibbles, Parameters, Whole};
+use super::format::{Code, Format, Layout, Nibbles, Whole};
 use super::real::{Real, largest_magnitude};
-use crate::kernels::half::Half;
 
 /// The scale that stands for a block of NaN.
 const SCALE_NAN: u8 = 0xff;
+
+/// The bits of the one NaN.
+const NAN: u32 = 0x7fc0_0000;
 
 /// Floats of a sign, `EXPONENT` and `FRACTION` bits: E4M3, E5M2, E2M1.
 #[derive(Clone, Copy, Debug)]
@@ -33,19 +33,30 @@ impl<const EXPONENT: u32, const FRACTION: u32> Microscaling<EXPONENT, FRACTION> 
     /// The exponent field of an `f32` that is the smallest normal number.
     const SMALLEST_NORMAL: u32 = 127 + 1 - Self::BIAS;
 
-    /// The number of a code: an `f16` has room for it, but for a power of two.
+    /// The number of a code.
     #[inline(always)]
     fn number(code: u32) -> f32 {
         let magnitude = code & (Self::SIGN - 1);
-        let sign = (code & Self::SIGN) << (15 - EXPONENT - FRACTION);
-        let number = f16::widen(sign | magnitude << (10 - FRACTION));
-        let number = number * power_of_two(15 - Self::BIAS as i32);
-        let is_nan = match (EXPONENT, FRACTION) {
-            (4, 3) => magnitude > Self::LAST,
-            (5, 2) => magnitude > Self::LAST + 1,
-            _ => false,
+        let fraction = magnitude << (23 - FRACTION);
+        let normal = f32::from_bits(fraction + ((127 - Self::BIAS) << 23));
+        // An implicit one is put before the fraction, and taken off again.
+        let smallest = Self::SMALLEST_NORMAL << 23;
+        let subnormal = f32::from_bits(fraction + smallest) - f32::from_bits(smallest);
+        let number = if magnitude < 1 << FRACTION {
+            subnormal
+        } else {
+            normal
         };
-        if is_nan { <f32 as Real>::NAN } else { number }
+        let number = match (EXPONENT, FRACTION) {
+            (4, 3) if magnitude > Self::LAST => f32::from_bits(NAN),
+            (5, 2) if magnitude > Self::LAST + 1 => f32::from_bits(NAN),
+            (5, 2) if magnitude > Self::LAST => f32::INFINITY,
+            _ => number,
+        };
+        let sign = (code & Self::SIGN) << (31 - EXPONENT - FRACTION);
+        // A NaN has none.
+        let sign = if number.is_nan() { 0 } else { sign };
+        f32::from_bits(number.to_bits() | sign)
     }
 }
 
@@ -105,56 +116,69 @@ where
 {
     type Real = f32;
     type Layout = <Self as Bits>::Layout;
+    /// The exponent of the scale, E8M0.
+    type Parameters = [u8; 1];
     type Encoder = Encoder;
     type Decoder = f32;
 
     #[inline(always)]
-    fn fit(self, values: &[f32]) -> (Parameters, Option<Encoder>) {
-        let mut parameters = Parameters::default();
+    fn fit(self, values: &[f32]) -> ([u8; 1], Option<Encoder>) {
         let magnitude = largest_magnitude(values);
         if magnitude >= f32::INFINITY_BITS {
-            parameters[0] = SCALE_NAN;
-            return (parameters, None);
+            return ([SCALE_NAN], None);
         }
         let exponent = (magnitude >> 23) as i32 - 127;
         let is_beyond = magnitude & 0x007f_ffff > Self::LAST_FRACTION;
         let exponent = exponent - Self::LAST_EXPONENT + i32::from(is_beyond);
         let exponent = exponent.clamp(-127, 127);
-        parameters[0] = (exponent + 127) as u8;
         let scale = power_of_two(exponent);
         let mut last = Self::LAST;
-        while !(Self::number(last) * scale).is_number() {
-            last -= 1;
+        // Only next to the largest number there is.
+        if exponent + Self::LAST_EXPONENT > 127 {
+            while !(Self::number(last) * scale).is_number() {
+                last -= 1;
+            }
         }
         let reciprocal = power_of_two(-exponent);
+        let parameters = [(exponent + 127) as u8];
         (parameters, Some(Encoder { reciprocal, last }))
     }
 
     #[inline(always)]
-    fn decoder(self, parameters: &[u8]) -> Option<f32> {
-        let exponent = parameters[0];
+    fn decoder(self, [exponent]: [u8; 1]) -> Option<f32> {
         (exponent != SCALE_NAN).then(|| power_of_two(i32::from(exponent) - 127))
+    }
+
+    /// The last code is looked at for each element, in any case.
+    #[inline(always)]
+    fn fits(_: Encoder) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn encode(encoder: Encoder, value: f32) -> Code<Self> {
+        Self::encode_clamped(encoder, value, 0.0)
     }
 
     /// The element in units of its last place, rounded; a carry goes into the exponent by itself.
     #[inline(always)]
-    fn encode(
+    fn encode_clamped(
         Encoder { reciprocal, last }: Encoder,
         value: f32,
         dither: f32,
-    ) -> <Self::Layout as Layout>::Code {
+    ) -> Code<Self> {
         let scaled = value * reciprocal;
         let exponent = (scaled.magnitude() >> 23).max(Self::SMALLEST_NORMAL);
         let units_per_one = f32::from_bits((127 + 127 + FRACTION - exponent) << 23);
         let units = f32::from_bits(scaled.magnitude()) * units_per_one;
         let units = (units + dither + f32::ROUNDING).to_bits() - f32::ROUNDING.to_bits();
         let code = ((exponent - Self::SMALLEST_NORMAL) << FRACTION) + units;
-        let sign = (scaled.to_bits() >> 31) * Self::SIGN;
+        let sign = (scaled.to_bits() >> (31 - EXPONENT - FRACTION)) & Self::SIGN;
         Self::code(code.min(last) | sign)
     }
 
     #[inline(always)]
-    fn decode(scale: f32, code: <Self::Layout as Layout>::Code) -> f32 {
+    fn decode(scale: f32, code: Code<Self>) -> f32 {
         Self::number(Self::bits(code)) * scale
     }
 }

@@ -10,16 +10,17 @@
 //!
 //! | scheme | parameters, little-endian | element |
 //! | --- | --- | --- |
-//! | min-max, `b` bits | middle, step: `f32`, or `f64` | `middle + (code - (2^b - 1) / 2) * step` |
-//! | zero point and scale | scale, zero point: `f32`, or `f64` | `(code - zero) * scale` |
-//! | int8, int4 | scale: `bf16` | `code * scale`, the code in two's complement |
+//! | min-max, `b` bits | origin, step: `f32`, or `f64` | `origin + code * step` |
+//! | zero point and scale | scale, centre: `f32`, or `f64` | `(code + centre) * scale` |
+//! | int8, int4 | scale: `bf16` | `code * scale` |
 //! | MXFP8, MXFP4 | exponent `e`: E8M0 | `code * 2^(e - 127)`, the code a float of 8 or 4 bits |
 //!
-//! `f64` for elements of `f64` and for codes of 32 and 64 bits; a code of 64 bits takes 2^50 values. A
-//! nibble's byte holds element `i` of its block in the low half and `i + ceil(n / 2)` in the high one,
+//! Codes of whole numbers are in two's complement, whether their type is signed or not: that is a matter
+//! of where zero is. `f64` for elements of `f64` and for codes of 32 and 64 bits; a code of 64 bits takes
+//! 2^50 values. A nibble's byte holds element `i` of its block in the low half and `i + ceil(n / 2)` in the high one,
 //! so that vectors need not be shuffled. Parameters that are no numbers stand for a block of NaN.
 //!
-//! A block goes through the stages `decode`, combine, `fit`, `encode` one after the other, in the
+//! A block goes through the stages decode and combine, `fit`, `encode` one after the other, in the
 //! first-level cache. As elsewhere the bits are a function of the operands alone: all arithmetic is
 //! IEEE's, in one order, without fused multiply-add, and compiled for every route.
 
@@ -160,20 +161,20 @@ impl Codec {
         let is_double = self.quantization.is_double(self.data_type);
         match self.quantization.scheme {
             S::MinMax(codes) => match (codes.size_bytes(), is_double) {
-                (1, false) => self.run_as(MinMax::<f32, u8>::default(), len_bytes, work),
-                (2, false) => self.run_as(MinMax::<f32, u16>::default(), len_bytes, work),
-                (1, true) => self.run_as(MinMax::<f64, u8>::default(), len_bytes, work),
-                (2, true) => self.run_as(MinMax::<f64, u16>::default(), len_bytes, work),
-                (4, _) => self.run_as(MinMax::<f64, u32>::default(), len_bytes, work),
-                _ => self.run_as(MinMax::<f64, u64>::default(), len_bytes, work),
+                (1, false) => self.run_as(MinMax::<f32, i8>::default(), len_bytes, work),
+                (2, false) => self.run_as(MinMax::<f32, i16>::default(), len_bytes, work),
+                (1, true) => self.run_as(MinMax::<f64, i8>::default(), len_bytes, work),
+                (2, true) => self.run_as(MinMax::<f64, i16>::default(), len_bytes, work),
+                (4, _) => self.run_as(MinMax::<f64, i32>::default(), len_bytes, work),
+                _ => self.run_as(MinMax::<f64, i64>::default(), len_bytes, work),
             },
             S::ZeroPointScale(codes) => match (codes.size_bytes(), is_double) {
-                (1, false) => self.run_as(ZeroPointScale::<f32, u8>::new(normal), len_bytes, work),
-                (2, false) => self.run_as(ZeroPointScale::<f32, u16>::new(normal), len_bytes, work),
-                (1, true) => self.run_as(ZeroPointScale::<f64, u8>::new(normal), len_bytes, work),
-                (2, true) => self.run_as(ZeroPointScale::<f64, u16>::new(normal), len_bytes, work),
-                (4, _) => self.run_as(ZeroPointScale::<f64, u32>::new(normal), len_bytes, work),
-                _ => self.run_as(ZeroPointScale::<f64, u64>::new(normal), len_bytes, work),
+                (1, false) => self.run_as(ZeroPointScale::<f32, i8>::new(normal), len_bytes, work),
+                (2, false) => self.run_as(ZeroPointScale::<f32, i16>::new(normal), len_bytes, work),
+                (1, true) => self.run_as(ZeroPointScale::<f64, i8>::new(normal), len_bytes, work),
+                (2, true) => self.run_as(ZeroPointScale::<f64, i16>::new(normal), len_bytes, work),
+                (4, _) => self.run_as(ZeroPointScale::<f64, i32>::new(normal), len_bytes, work),
+                _ => self.run_as(ZeroPointScale::<f64, i64>::new(normal), len_bytes, work),
             },
             S::Int8 => self.run_as(Symmetric::<8>::new(normal), len_bytes, work),
             S::Int4 => self.run_as(Symmetric::<4>::new(normal), len_bytes, work),

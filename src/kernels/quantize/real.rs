@@ -2,7 +2,7 @@
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::types::DataType;
 
@@ -18,6 +18,7 @@ pub(super) trait Real:
     + IntoBytes
     + FromBytes
     + Immutable
+    + KnownLayout
     + 'static
 {
     /// Bits as an unsigned number.
@@ -25,7 +26,6 @@ pub(super) trait Real:
 
     const DATA_TYPE: DataType;
     const ZERO: Self;
-    const MAX: Self;
     const NAN: Self;
     /// The smallest number whose reciprocal, and that of all smaller steps, stays finite.
     const SMALLEST_STEP: Self;
@@ -46,6 +46,8 @@ pub(super) trait Real:
     /// The bits without the sign: they compare like magnitudes.
     fn magnitude(self) -> Self::Bits;
     fn square_root(self) -> Self;
+    /// See [`range`].
+    fn range(values: &[Self]) -> (Self, Self);
 
     #[inline(always)]
     fn is_number(self) -> bool {
@@ -70,14 +72,13 @@ pub(super) trait Real:
 }
 
 macro_rules! real {
-    ($t:ty, $bits:ty, $data_type:expr, $nan:literal, $infinity:literal, $smallest:literal,
+    ($t:ty, $bits:ty, $signed:ty, $data_type:expr, $nan:literal, $infinity:literal, $smallest:literal,
      $finest:literal, $rounding:literal) => {
         impl Real for $t {
             type Bits = $bits;
 
             const DATA_TYPE: DataType = $data_type;
             const ZERO: Self = 0.0;
-            const MAX: Self = <$t>::MAX;
             const NAN: Self = <$t>::from_bits($nan);
             const SMALLEST_STEP: Self = <$t>::from_bits($smallest);
             const FINEST_STEP: Self = $finest;
@@ -109,6 +110,23 @@ macro_rules! real {
             fn square_root(self) -> Self {
                 self.sqrt()
             }
+            #[inline(always)]
+            fn range(values: &[Self]) -> (Self, Self) {
+                let (mut most_signed, mut most, mut least) = (<$signed>::MIN, 0, <$bits>::MAX);
+                for value in values {
+                    let bits = value.to_bits();
+                    most_signed = most_signed.max(bits as $signed);
+                    most = most.max(bits);
+                    least = least.min(bits);
+                }
+                let is_negative = |bits: $bits| bits as $signed < 0;
+                let (low, high) = match (is_negative(most), is_negative(least)) {
+                    (false, _) => (least, most),
+                    (true, true) => (most, least),
+                    (true, false) => (most, most_signed as $bits),
+                };
+                (<$t>::from_bits(low), <$t>::from_bits(high))
+            }
         }
     };
 }
@@ -116,6 +134,7 @@ macro_rules! real {
 real!(
     f32,
     u32,
+    i32,
     DataType::F32,
     0x7fc0_0000,
     0x7f80_0000,
@@ -126,6 +145,7 @@ real!(
 real!(
     f64,
     u64,
+    i64,
     DataType::F64,
     0x7ff8_0000_0000_0000,
     0x7ff0_0000_0000_0000,
@@ -134,52 +154,26 @@ real!(
     6_755_399_441_055_744.0      // 1.5 * 2^52
 );
 
-/// Numbers that a loop over a block has in flight at once: two vectors of the widest kind.
-const LANES: usize = 32;
-
-/// The smallest and the largest of a block, and its largest magnitude. NaN is passed over in the
-/// former, and seen in the latter.
+/// The smallest and the largest of a block; nothing if it holds a NaN or an infinity.
+///
+/// Of the bits: integers can be compared in any order, which makes vector code of the plainest loop. As
+/// an unsigned number the largest bits are those of the negative number farthest from zero, if there is
+/// a negative one; and what is no number is farther out than all that are.
 #[inline(always)]
-pub(super) fn range<R: Real>(values: &[R]) -> (R, R, R::Bits) {
-    let mut lows = [R::MAX; LANES];
-    let mut highs = [-R::MAX; LANES];
-    let mut magnitudes = [R::ZERO_BITS; LANES];
-    let (vectors, rest) = values.as_chunks::<LANES>();
-    for vector in vectors {
-        for lane in 0..LANES {
-            let value = vector[lane];
-            lows[lane] = value.least(lows[lane]);
-            highs[lane] = value.most(highs[lane]);
-            magnitudes[lane] = magnitudes[lane].max(value.magnitude());
-        }
-    }
-    for (lane, value) in rest.iter().enumerate() {
-        lows[lane] = value.least(lows[lane]);
-        highs[lane] = value.most(highs[lane]);
-        magnitudes[lane] = magnitudes[lane].max(value.magnitude());
-    }
-    (
-        lows.into_iter().fold(R::MAX, R::least),
-        highs.into_iter().fold(-R::MAX, R::most),
-        magnitudes.into_iter().fold(R::ZERO_BITS, Ord::max),
-    )
+pub(super) fn range<R: Real>(values: &[R]) -> Option<(R, R)> {
+    let (low, high) = R::range(values);
+    (low.is_number() && high.is_number()).then_some((low, high))
 }
 
 /// The largest magnitude of a block.
 #[inline(always)]
 pub(super) fn largest_magnitude<R: Real>(values: &[R]) -> R::Bits {
-    let mut magnitudes = [R::ZERO_BITS; LANES];
-    let (vectors, rest) = values.as_chunks::<LANES>();
-    for vector in vectors {
-        for lane in 0..LANES {
-            magnitudes[lane] = magnitudes[lane].max(vector[lane].magnitude());
-        }
-    }
-    for (lane, value) in rest.iter().enumerate() {
-        magnitudes[lane] = magnitudes[lane].max(value.magnitude());
-    }
-    magnitudes.into_iter().fold(R::ZERO_BITS, Ord::max)
+    let magnitudes = values.iter().map(|value| value.magnitude());
+    magnitudes.fold(R::ZERO_BITS, Ord::max)
 }
+
+/// Sums that a loop over a block has in flight at once.
+const LANES: usize = 16;
 
 /// The mean of `f(value)` over a block.
 #[inline(always)]
@@ -187,12 +181,12 @@ pub(super) fn mean<R: Real>(values: &[R], f: impl Fn(R) -> R) -> R {
     let mut sums = [R::ZERO; LANES];
     let (vectors, rest) = values.as_chunks::<LANES>();
     for vector in vectors {
-        for lane in 0..LANES {
-            sums[lane] = sums[lane] + f(vector[lane]);
+        for (sum, value) in sums.iter_mut().zip(vector) {
+            *sum = *sum + f(*value);
         }
     }
-    for (lane, value) in rest.iter().enumerate() {
-        sums[lane] = sums[lane] + f(*value);
+    for (sum, value) in sums.iter_mut().zip(rest) {
+        *sum = *sum + f(*value);
     }
     let sum = sums.into_iter().fold(R::ZERO, |sum, lane| sum + lane);
     sum / R::of(values.len() as f64)

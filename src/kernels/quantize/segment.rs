@@ -1,19 +1,22 @@
-//! One segment, block by block.
+//! One segment, tile by tile: some blocks that stay in the first-level cache from stage to stage.
 
 use std::ops::Range;
 
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::elements::{load, store};
-use super::format::{Format, decode_block, encode_block};
+use super::format::{Blocks, Format, decode_blocks, encode_blocks};
 use super::real::Real;
-use super::{Codec, Combine, Residual, Share, Work};
+use super::{Codec, Combine, Residual, Work};
 use crate::kernels::reduce::{InPlace, reduce_on};
 use crate::kernels::route::{Instructions, Pass};
 use crate::types::{DataType, ReduceOp};
 
-/// Elements of the largest block.
-const BLOCK_ELEMENTS_MAX: usize = 4096;
+/// Elements of a tile of smaller blocks.
+const TILE_ELEMENTS: usize = 1024;
+
+/// Elements of the largest tile, a tile by itself.
+const TILE_ELEMENTS_MAX: usize = 4096;
 
 pub(super) struct Segment<'a, F> {
     pub(super) format: F,
@@ -22,27 +25,31 @@ pub(super) struct Segment<'a, F> {
     pub(super) work: Work<'a>,
 }
 
-/// Where the parts of a block are.
-struct Block {
+/// Where the parts of a tile are.
+struct Tile {
     elements: Range<usize>,
     parameters: Range<usize>,
     codes: Range<usize>,
+    block_elements: usize,
 }
 
 impl<F> Segment<'_, F> {
-    fn blocks(&self) -> impl Iterator<Item = Block> + use<F> {
+    fn tiles(&self) -> impl Iterator<Item = Tile> + use<F> {
         let quantization = self.codec.quantization;
         let elements = self.elements;
-        let size = quantization.block_elements as usize;
+        let block_elements = quantization.block_elements as usize;
+        let size = block_elements.max(TILE_ELEMENTS);
         let parameters_bytes = quantization.parameters_bytes(self.codec.data_type);
         let bits = quantization.code_bits() as usize;
-        let codes = elements.div_ceil(size) * parameters_bytes;
+        let parameters = move |at: usize| at.div_ceil(block_elements) * parameters_bytes;
+        let codes = move |at: usize| parameters(elements) + (at * bits).div_ceil(8);
         (0..elements.div_ceil(size)).map(move |index| {
             let (start, end) = (index * size, elements.min((index + 1) * size));
-            Block {
+            Tile {
                 elements: start..end,
-                parameters: index * parameters_bytes..(index + 1) * parameters_bytes,
-                codes: codes + start * bits / 8..codes + (end * bits).div_ceil(8),
+                parameters: parameters(start)..parameters(end),
+                codes: codes(start)..codes(end),
+                block_elements,
             }
         })
     }
@@ -53,104 +60,236 @@ impl<F: Format> Pass for Segment<'_, F> {
 
     #[inline(always)]
     fn run(mut self, _: impl Instructions) {
-        let Codec {
-            data_type, route, ..
-        } = self.codec;
-        let blocks = self.blocks();
+        let tiles = self.tiles();
+        let mut scratch = Scratch {
+            sums: [F::Real::ZERO; TILE_ELEMENTS_MAX],
+            inputs: [F::Real::ZERO; TILE_ELEMENTS_MAX],
+            others: [F::Real::ZERO; TILE_ELEMENTS_MAX],
+        };
+        for tile in tiles {
+            self.run_tile(&tile, &mut scratch);
+        }
+    }
+}
+
+/// Room for the numbers of a tile.
+struct Scratch<R> {
+    sums: [R; TILE_ELEMENTS_MAX],
+    inputs: [R; TILE_ELEMENTS_MAX],
+    /// What is needed for a moment.
+    others: [R; TILE_ELEMENTS_MAX],
+}
+
+impl<F: Format> Segment<'_, F> {
+    #[inline(always)]
+    fn run_tile(&mut self, tile: &Tile, scratch: &mut Scratch<F::Real>) {
+        let (format, data_type) = (self.format, self.codec.data_type);
         let Combine { op, finish } = self.work.combine;
+        let len = tile.elements.len();
         let element_bytes = data_type.size_bytes();
-        let (mut sums, mut others) = (
-            [F::Real::ZERO; BLOCK_ELEMENTS_MAX],
-            [F::Real::ZERO; BLOCK_ELEMENTS_MAX],
+        let bytes = tile.elements.start * element_bytes..tile.elements.end * element_bytes;
+        let (sums, inputs) = (&mut scratch.sums[..len], &mut scratch.inputs[..len]);
+        let others = &mut scratch.others[..len];
+        let Some(share) = &mut self.work.share else {
+            // Nothing is added: what was received is written.
+            let output = self
+                .work
+                .output
+                .as_deref_mut()
+                .map(|output| &mut output[bytes]);
+            if let (Some(received), Some(output)) = (self.work.received.first(), output) {
+                decode_to(format, tile, received, data_type, output, others);
+            }
+            return;
+        };
+        let carried = share.residual.as_ref().map(|residual| residual.carried);
+        let input = numbers(
+            data_type,
+            &share.input[bytes.clone()],
+            carried,
+            tile,
+            inputs,
         );
-        for block in blocks {
-            let len = block.elements.len();
-            let bytes = block.elements.start * element_bytes..block.elements.end * element_bytes;
-            let (sums, others) = (&mut sums[..len], &mut others[..len]);
-            let combine = |finish, sums: &mut [F::Real], incoming: &[u8]| {
+        let values = match self.work.received {
+            [] => input,
+            received => {
+                let input = Input {
+                    op,
+                    finish,
+                    values: input,
+                };
+                self.codec
+                    .combine_tile(format, tile, received, input, sums, others);
+                &*sums
+            }
+        };
+        let Some(encoded) = &mut self.work.encoded else {
+            return;
+        };
+        let (parameters, codes) = encoded.split_at_mut(tile.codes.start);
+        let parameters = &mut parameters[tile.parameters.clone()];
+        let codes = &mut codes[..tile.codes.len()];
+        let noise = self.work.noise.map(|noise| {
+            noise.fill(tile.elements.start, others);
+            &*others
+        });
+        let blocks = Blocks {
+            elements: tile.block_elements,
+            parameters,
+            codes,
+        };
+        encode_blocks(format, values, noise, blocks);
+        if let Some(Residual { dropped, .. }) = &mut share.residual {
+            // In an average a contribution counts for so much less.
+            let factor = match (op, finish) {
+                (ReduceOp::Avg, Some(world_size)) => world_size as f32,
+                _ => 1.0,
+            };
+            let dropped = &mut dropped[4 * tile.elements.start..4 * tile.elements.end];
+            decode_from(format, tile, encoded, others, &[], |_, _, value| value);
+            note_dropped(values, others, factor, dropped);
+        }
+        if let Some(output) = &mut self.work.output {
+            decode_to(format, tile, encoded, data_type, &mut output[bytes], sums);
+        }
+    }
+}
+
+/// What a rank adds to a tile, and how.
+struct Input<'a, R> {
+    op: ReduceOp,
+    finish: Option<u32>,
+    values: &'a [R],
+}
+
+impl Codec {
+    /// What was received, one after the other, and then the input.
+    #[inline(always)]
+    fn combine_tile<F: Format>(
+        &self,
+        format: F,
+        tile: &Tile,
+        received: &[&[u8]],
+        Input { op, finish, values }: Input<'_, F::Real>,
+        sums: &mut [F::Real],
+        others: &mut [F::Real],
+    ) {
+        let values = &values[..sums.len()];
+        let Some((last, ahead)) = received.split_last() else {
+            return;
+        };
+        if !matches!(op, ReduceOp::Sum | ReduceOp::Avg) {
+            let combine = |finish, sums: &mut [F::Real], incoming: &[F::Real]| {
                 let operands = InPlace {
                     accumulator: sums.as_mut_bytes(),
-                    incoming,
+                    incoming: incoming.as_bytes(),
                 };
-                reduce_on(route, op, F::Real::DATA_TYPE, finish, operands);
+                reduce_on(self.route, op, F::Real::DATA_TYPE, finish, operands);
             };
-            for (index, received) in self.work.received.iter().enumerate() {
+            for (index, received) in received.iter().enumerate() {
                 let into = if index == 0 { &mut *sums } else { &mut *others };
-                let parameters = &received[block.parameters.clone()];
-                decode_block(
-                    self.format,
-                    parameters,
-                    &received[block.codes.clone()],
-                    into,
-                );
+                decode_from(format, tile, received, into, &[], |_, _, value| value);
                 if index > 0 {
-                    combine(None, sums, others.as_bytes());
+                    combine(None, sums, others);
                 }
             }
-            if let Some(Share { input, residual }) = &self.work.share {
-                let input = &input[bytes.clone()];
-                let carried = residual.as_ref().map(|residual| residual.carried);
-                if self.work.received.is_empty() {
-                    load_share(data_type, input, carried, &block.elements, sums);
-                } else if data_type == F::Real::DATA_TYPE && carried.is_none() {
-                    combine(finish, sums, input);
-                } else {
-                    load_share(data_type, input, carried, &block.elements, others);
-                    combine(finish, sums, others.as_bytes());
-                }
+            return combine(finish, sums, values);
+        }
+        // The bits of `kernels::reduce`, but for those of a NaN, which make a block of the one NaN; in one
+        // pass.
+        for (index, received) in ahead.iter().enumerate() {
+            match index {
+                0 => decode_from(format, tile, received, sums, &[], |_, _, value| value),
+                _ => decode_from(format, tile, received, sums, &[], |sum, _, value| {
+                    sum + value
+                }),
             }
-            let mut result = &*sums;
-            if let Some(encoded) = &mut self.work.encoded {
-                let (parameters, codes) = encoded.split_at_mut(block.codes.start);
-                let parameters = &mut parameters[block.parameters.clone()];
-                let codes = &mut codes[..block.codes.len()];
-                let noise = self.work.noise.map(|noise| {
-                    noise.fill(block.elements.start, &mut *others);
-                    &*others
-                });
-                encode_block(self.format, sums, noise, parameters, codes);
-                let residual = self
-                    .work
-                    .share
-                    .as_mut()
-                    .and_then(|share| share.residual.as_mut());
-                if residual.is_some() || self.work.output.is_some() {
-                    decode_block(self.format, parameters, codes, others);
-                }
-                if let Some(Residual { dropped, .. }) = residual {
-                    // In an average a contribution counts for so much less.
-                    let factor = match (op, finish) {
-                        (ReduceOp::Avg, Some(world_size)) => world_size as f32,
-                        _ => 1.0,
-                    };
-                    let range = 4 * block.elements.start..4 * block.elements.end;
-                    note_dropped(sums, others, factor, &mut dropped[range]);
-                }
-                result = &*others;
+        }
+        let divisor = finish
+            .filter(|_| op == ReduceOp::Avg)
+            .map(|size| F::Real::of(size.max(1).into()));
+        match (ahead.is_empty(), divisor) {
+            (true, None) => decode_from(format, tile, last, sums, values, |_, own, value| {
+                value + own
+            }),
+            (true, Some(divisor)) => {
+                decode_from(format, tile, last, sums, values, |_, own, value| {
+                    (value + own) / divisor
+                })
             }
-            if let Some(output) = &mut self.work.output {
-                store(data_type, result, &mut output[bytes]);
+            (false, None) => decode_from(format, tile, last, sums, values, |sum, own, value| {
+                (sum + value) + own
+            }),
+            (false, Some(divisor)) => {
+                decode_from(format, tile, last, sums, values, |sum, own, value| {
+                    ((sum + value) + own) / divisor
+                })
             }
         }
     }
 }
 
-/// The input of a rank, and what its quantizations dropped the last time.
+/// Decodes a tile.
 #[inline(always)]
-fn load_share<R: Real>(
-    data_type: DataType,
-    input: &[u8],
-    carried: Option<&[u8]>,
-    elements: &Range<usize>,
-    values: &mut [R],
+fn decode_from<F: Format>(
+    format: F,
+    tile: &Tile,
+    encoded: &[u8],
+    values: &mut [F::Real],
+    beside: &[F::Real],
+    step: impl Fn(F::Real, F::Real, F::Real) -> F::Real,
 ) {
-    load(data_type, input, values);
+    let blocks = Blocks {
+        elements: tile.block_elements,
+        parameters: &encoded[tile.parameters.clone()],
+        codes: &encoded[tile.codes.clone()],
+    };
+    decode_blocks(format, blocks, values, beside, step);
+}
+
+/// Decodes a tile into elements, through `room` where they are not the numbers themselves.
+#[inline(always)]
+fn decode_to<F: Format>(
+    format: F,
+    tile: &Tile,
+    encoded: &[u8],
+    data_type: DataType,
+    output: &mut [u8],
+    room: &mut [F::Real],
+) {
+    if data_type == F::Real::DATA_TYPE
+        && let Ok(values) = <[F::Real]>::mut_from_bytes(output)
+    {
+        return decode_from(format, tile, encoded, values, &[], |_, _, value| value);
+    }
+    decode_from(format, tile, encoded, room, &[], |_, _, value| value);
+    store(data_type, room, output);
+}
+
+/// The input of a rank, and what its quantizations dropped the last time: where it is, or else in `room`.
+#[inline(always)]
+fn numbers<'a, R: Real>(
+    data_type: DataType,
+    input: &'a [u8],
+    carried: Option<&[u8]>,
+    tile: &Tile,
+    room: &'a mut [R],
+) -> &'a [R] {
+    if data_type == R::DATA_TYPE
+        && carried.is_none()
+        && let Ok(values) = <[R]>::ref_from_bytes(input)
+    {
+        return values;
+    }
+    load(data_type, input, room);
     if let Some(carried) = carried {
+        let elements = &tile.elements;
         let (carried, _) = carried[4 * elements.start..4 * elements.end].as_chunks::<4>();
-        for (value, carried) in values.iter_mut().zip(carried) {
+        for (value, carried) in room.iter_mut().zip(carried) {
             *value = *value + R::of_f32(f32::from_ne_bytes(*carried));
         }
     }
+    room
 }
 
 /// What was to be sent, less what everybody decodes. What is lost to a NaN or an infinity does not come

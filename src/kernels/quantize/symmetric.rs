@@ -1,7 +1,7 @@
 //! Block-wise integers: multiples of one scale, as many to either side of zero.
 
 use super::affine::normal_range;
-use super::format::{Format, Layout, Nibbles, Parameters, Whole};
+use super::format::{Code, Format, Layout, Nibbles, Whole};
 use super::real::{Real, largest_magnitude, mean};
 
 /// Codes of `BITS` bits, in two's complement.
@@ -21,6 +21,7 @@ impl<const BITS: u32> Symmetric<BITS> {
 pub(super) struct Encoder {
     steps_per_unit: f32,
     last: f32,
+    fits: bool,
 }
 
 /// How signed codes lie in memory.
@@ -67,17 +68,21 @@ where
 {
     type Real = f32;
     type Layout = <Self as Signed>::Layout;
+    /// The scale, a `bf16`.
+    type Parameters = [u8; 2];
     type Encoder = Encoder;
     type Decoder = f32;
 
     #[inline(always)]
-    fn fit(self, values: &[f32]) -> (Parameters, Option<Encoder>) {
+    fn fit(self, values: &[f32]) -> ([u8; 2], Option<Encoder>) {
         let magnitude = largest_magnitude(values);
         if magnitude >= f32::INFINITY_BITS {
             return (bf16(f32::NAN.to_bits()), None);
         }
         let mut largest = f32::from_bits(magnitude);
+        let mut fits = true;
         if self.clips {
+            fits = false;
             let reach = mean(values, |value| value * value).sqrt() * normal_range(BITS) as f32;
             if reach > 0.0 {
                 largest = largest.least(reach);
@@ -95,44 +100,49 @@ where
         let scale = f32::from_bits(scale_bits);
         while !(last * scale).is_number() {
             last -= 1.0;
+            fits = false;
         }
         let steps_per_unit = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         let encoder = Encoder {
             steps_per_unit,
             last,
+            fits,
         };
         (bf16(scale_bits), Some(encoder))
     }
 
     #[inline(always)]
-    fn decoder(self, parameters: &[u8]) -> Option<f32> {
-        let bits = u16::from_le_bytes([parameters[0], parameters[1]]);
+    fn decoder(self, parameters: [u8; 2]) -> Option<f32> {
+        let bits = u16::from_le_bytes(parameters);
         let scale = f32::from_bits(u32::from(bits) << 16);
         scale.is_number().then_some(scale)
     }
 
     #[inline(always)]
-    fn encode(
-        Encoder {
-            steps_per_unit,
-            last,
-        }: Encoder,
-        value: f32,
-        dither: f32,
-    ) -> <Self::Layout as Layout>::Code {
-        let steps = (value * steps_per_unit + dither).most(-last).least(last);
+    fn fits(encoder: Encoder) -> bool {
+        encoder.fits
+    }
+
+    #[inline(always)]
+    fn encode(encoder: Encoder, value: f32) -> Code<Self> {
+        Self::code((value * encoder.steps_per_unit + f32::ROUNDING).to_bits())
+    }
+
+    #[inline(always)]
+    fn encode_clamped(encoder: Encoder, value: f32, dither: f32) -> Code<Self> {
+        let steps = value * encoder.steps_per_unit + dither;
+        let steps = steps.most(-encoder.last).least(encoder.last);
         Self::code((steps + f32::ROUNDING).to_bits())
     }
 
     #[inline(always)]
-    fn decode(scale: f32, code: <Self::Layout as Layout>::Code) -> f32 {
+    fn decode(scale: f32, code: Code<Self>) -> f32 {
         Self::number(code) * scale
     }
 }
 
 /// The upper half of a float's bits.
-fn bf16(bits: u32) -> Parameters {
-    let mut parameters = Parameters::default();
-    parameters[..2].copy_from_slice(&((bits >> 16) as u16).to_le_bytes());
-    parameters
+#[inline(always)]
+fn bf16(bits: u32) -> [u8; 2] {
+    ((bits >> 16) as u16).to_le_bytes()
 }
