@@ -107,15 +107,18 @@ typedef enum pcclSharedStateSyncStrategy_t {
     PCCL_SHARED_STATE_SYNC_STRATEGY_SEND_ONLY = 2
 } pcclSharedStateSyncStrategy_t;
 
-/* How values are distributed. Not looked at. */
+/* How values are distributed. Of normal ones, zero point and scale clips outliers, which makes all others
+ * more exact; otherwise the range of a block is covered whole. */
 typedef enum pcclDistributionHint_t {
     pcclDistributionNone = 0,
     pcclDistributionNormal = 1,
     pcclDistributionUniform = 2
 } pcclDistributionHint_t;
 
-/* Descriptors may ask for quantization. For now elements are sent as they are: results are exact, the same
- * on every peer, and no bytes are saved. */
+/* Descriptors may ask for quantization of floats to an integer type, of which 8 and 16 bits save bytes. Any
+ * reduction is possible, and all peers end with the same bits. Elements are quantized in blocks of 1024 with
+ * parameters of their own; a block that holds a NaN or an infinity arrives as NaN. With the quantized type the
+ * type of the elements they are sent as they are. Types that are no integers give pcclInvalidArgument. */
 typedef enum pcclQuantizationAlgorithm_t {
     pcclQuantNone = 0,
     pcclQuantMinMax = 1,
@@ -141,7 +144,7 @@ typedef struct pcclCommCreateParams_t {
 typedef struct pcclReduceInfo_t {
     /* Peers whose buffers are in the result; the smallest number, of several operations. */
     uint32_t local_world_size;
-    /* Bytes of elements sent and received. */
+    /* Bytes sent and received for it: elements or their codes, parameters of blocks, headers of frames. */
     uint64_t tx_bytes;
     uint64_t rx_bytes;
 } pcclReduceInfo_t;

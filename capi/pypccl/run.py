@@ -60,8 +60,11 @@ def quantized_sums_have_the_same_bits_on_every_peer(peer):
             np.random.default_rng(n).standard_normal(10_000).astype(np.float32) for n in range(peer.count)
         )
         recv = np.zeros_like(send)
-        comm.all_reduce(send, recv, op=pccl.ReduceOp.SUM, quantization_options=options)
+        info = comm.all_reduce(send, recv, op=pccl.ReduceOp.SUM, quantization_options=options)
         assert abs(recv - expected).max() < 0.1
+        # A byte for each element, and some more.
+        share = 2 * (peer.count - 1) / peer.count * send.size
+        assert share < info.tx_bytes < 1.1 * share + 1000, info.tx_bytes
         out.append(recv.tobytes().hex()[:4000])
     # Constant, and of one element.
     value = np.full(1, 42 + peer.number, dtype=np.float32)

@@ -7,16 +7,16 @@ use std::ffi::{c_int, c_void};
 use std::slice;
 
 use core_pccl::{
-    CollectiveError, Communicator, DataType, RawReduction, Reduce, ReduceOp, ReduceOptions,
-    ReduceReport, Tag,
+    CollectiveError, Communicator, DataType, Distribution, Quantization, RawReduction, Reduce,
+    ReduceOp, ReduceOptions, ReduceReport, Tag,
 };
 
 use crate::communicator::{Comm, write};
 use crate::guard::{Failure, Outcome, guard_of};
 use crate::types::{
     AsyncReduceOp, Code, INVALID_ARGUMENT, INVALID_USAGE, Opaque, QUANTIZATION_MIN_MAX,
-    QUANTIZATION_NONE, QUANTIZATION_ZERO_POINT_SCALE, RANK_CONNECTION_LOST, ReduceDescriptor,
-    ReduceInfo, ReduceOpDescriptor, TOO_FEW_PEERS,
+    QUANTIZATION_NONE, QUANTIZATION_ZERO_POINT_SCALE, QuantizationOptions, RANK_CONNECTION_LOST,
+    ReduceDescriptor, ReduceInfo, ReduceOpDescriptor, TOO_FEW_PEERS,
 };
 
 /// An all-reduce that was started, under its tag.
@@ -45,18 +45,6 @@ struct Wanted {
 impl Wanted {
     fn read(descriptor: &ReduceDescriptor) -> Outcome<Wanted> {
         let data_type = data_type(descriptor.src_descriptor.datatype, "datatype")?;
-        let quantization = descriptor.quantization_options;
-        match quantization.algorithm {
-            QUANTIZATION_NONE => {}
-            QUANTIZATION_MIN_MAX | QUANTIZATION_ZERO_POINT_SCALE => {
-                self::data_type(quantization.quantized_datatype, "quantized_datatype")?;
-                warn_of_full_precision();
-            }
-            other => {
-                let text = format!("no quantization algorithm has number {other}");
-                return Err(Failure::argument(text));
-            }
-        }
         let op = u32::try_from(descriptor.op).ok();
         let Some(op) = op.and_then(ReduceOp::from_number) else {
             let text = format!("no reduction has number {}", descriptor.op);
@@ -66,10 +54,13 @@ impl Wanted {
             let text = format!("{} elements fit no memory", descriptor.count);
             return Err(Failure::argument(text));
         }
+        let mut options = ReduceOptions::new(op).tag(Tag(descriptor.tag));
+        options.quantization = quantization(descriptor, data_type)?;
+        options.check(data_type).map_err(|error| failure(&error))?;
         Ok(Wanted {
             count: descriptor.count,
             data_type,
-            options: ReduceOptions::new(op).tag(Tag(descriptor.tag)),
+            options,
         })
     }
 
@@ -88,12 +79,29 @@ impl Wanted {
     }
 }
 
-/// Results are as exact as without, and the same on every peer; only the bytes are not saved.
-fn warn_of_full_precision() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        tracing::warn!("quantization is not carried out: elements are sent in full precision");
-    });
+/// How elements are quantized. To their own type means not at all.
+fn quantization(
+    descriptor: &ReduceDescriptor,
+    data_type: DataType,
+) -> Outcome<Option<Quantization>> {
+    let QuantizationOptions {
+        quantized_datatype,
+        algorithm,
+    } = descriptor.quantization_options;
+    let scheme = match algorithm {
+        QUANTIZATION_NONE => return Ok(None),
+        QUANTIZATION_MIN_MAX => Quantization::min_max,
+        QUANTIZATION_ZERO_POINT_SCALE => Quantization::zero_point_scale,
+        other => {
+            let text = format!("no quantization algorithm has number {other}");
+            return Err(Failure::argument(text));
+        }
+    };
+    let codes = self::data_type(quantized_datatype, "quantized_datatype")?;
+    // A hint is but a hint.
+    let hint = u32::try_from(descriptor.src_descriptor.distribution_hint).ok();
+    let hint = hint.and_then(Distribution::from_number).unwrap_or_default();
+    Ok((codes != data_type).then(|| scheme(codes).distribution(hint)))
 }
 
 pub(crate) fn data_type(number: c_int, field: &str) -> Outcome<DataType> {

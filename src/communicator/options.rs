@@ -80,6 +80,11 @@ impl ReduceOptions {
         self
     }
 
+    /// Whether elements of `data_type` can be reduced so; the error is what an operation would give.
+    pub fn check(&self, data_type: DataType) -> Result<(), CollectiveError> {
+        self.descriptor(0, data_type).map(drop)
+    }
+
     /// What all peers must mean alike, or which argument makes no sense.
     pub(super) fn descriptor(
         &self,

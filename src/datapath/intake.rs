@@ -11,7 +11,7 @@ use super::reader::{Incoming, Receiving};
 use super::state::State;
 use super::writer::{Next, Outgoing};
 use super::{DataPlane, PlaneEvent};
-use crate::engine::{Claim, Taken};
+use crate::engine::{Claim, Segment, Taken};
 use crate::mutation::{Mutation, mutated};
 use crate::types::PeerId;
 use crate::wire::lane::{FrameHeader, FrameKind};
@@ -178,13 +178,13 @@ impl DataPlane {
         if let Some((taken, payload)) =
             claimed.map_err(|reason| format!("{}: {reason}", operation.id))?
         {
-            self.apply(operation, &taken, payload);
+            self.apply(operation, &taken, self.segments.wrap(payload));
         }
         Ok(())
     }
 
     /// Applies a claimed segment that was received whole, and passes on what comes of it.
-    pub(super) fn apply(&self, operation: &Operation, taken: &Taken, payload: Vec<u8>) {
+    pub(super) fn apply(&self, operation: &Operation, taken: &Taken, payload: Segment) {
         let len = payload.len() as u32;
         // Otherwise the memory was taken back: the operation is over, and its claims mean nothing.
         if let Some(applied) = operation.apply_bytes(taken, payload) {
@@ -221,7 +221,7 @@ impl DataPlane {
     /// Gives a claim back: the lane broke midway, or the frame was spoiled.
     pub(super) fn abandoned(&self, operation: &Operation, taken: &Taken) {
         if let Some(payload) = operation.unclaim(taken) {
-            self.apply(operation, taken, payload);
+            self.apply(operation, taken, self.segments.wrap(payload));
         }
     }
 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::quantized::Quantized;
 use super::{OperationSpec, Traffic};
-use crate::engine::{Claim, Due, Encoded, Run, Source, Taken, UserBuffers};
+use crate::engine::{Claim, Due, Encoded, Run, Segment, Segments, Source, Taken, UserBuffers};
 use crate::kernels::reduce::{reduce, reduce_finish_into, reduce_into};
 use crate::mutation::{Mutation, mutated};
 use crate::schedule::{Apply, all_reduce};
@@ -54,7 +54,7 @@ impl Applied {
 }
 
 impl Operation {
-    pub(super) fn new(id: OperationId, spec: OperationSpec) -> Operation {
+    pub(super) fn new(id: OperationId, spec: OperationSpec, segments: &Segments) -> Operation {
         let OperationSpec {
             descriptor,
             rank,
@@ -65,7 +65,14 @@ impl Operation {
         let world_size = ring.len() as u32;
         let schedule = all_reduce(rank, world_size, &descriptor);
         let quantized = descriptor.quantization.map(|quantization| {
-            Quantized::new(quantization, &descriptor, rank, world_size, residual)
+            Quantized::new(
+                quantization,
+                &descriptor,
+                rank,
+                world_size,
+                residual,
+                segments.clone(),
+            )
         });
         let run = Run::new(&schedule, &descriptor);
         Operation {
@@ -242,7 +249,7 @@ impl Operation {
     }
 
     /// Applies a claimed segment at once. `None`: the memory was taken back.
-    pub(super) fn apply_bytes(&self, taken: &Taken, payload: Vec<u8>) -> Option<Applied> {
+    pub(super) fn apply_bytes(&self, taken: &Taken, payload: Segment) -> Option<Applied> {
         if let Some(quantized) = &self.quantized {
             let encoded = quantized.apply(&self.buffers, taken, payload)?;
             return Some(Applied(Some(encoded)));

@@ -25,7 +25,7 @@ use super::{
     ADVANCE_BYTES, BeginError, Disposition, EAGER_BYTES, LONG_PATH, OperationSpec, PlaneEvent,
     STALL_TIMEOUT, Traffic,
 };
-use crate::engine::Spares;
+use crate::engine::{Segments, Spares};
 use crate::mutation::{Mutation, mutated};
 use crate::schedule::RING_WORLD_SIZE_MAX;
 use crate::types::{Epoch, OperationId, PeerId, Tag};
@@ -47,6 +47,7 @@ pub struct DataPlane {
     generations: AtomicU64,
     /// Of operations in place that have ended, for the next ones.
     pub(super) spares: Spares,
+    pub(super) segments: Segments,
     pub(super) state: Mutex<State>,
 }
 
@@ -67,6 +68,7 @@ impl DataPlane {
             advance: AtomicUsize::new(0),
             generations,
             spares: Spares::default(),
+            segments: Segments::default(),
             state,
         })
     }
@@ -110,7 +112,7 @@ impl DataPlane {
         {
             spec.buffers.supply(backup);
         }
-        let operation = Arc::new(Operation::new(op, spec));
+        let operation = Arc::new(Operation::new(op, spec, &self.segments));
         let sources = operation.sources();
         let start = operation.start();
         // Asked before the lanes know of it: the last arrival tells by itself.
@@ -303,6 +305,7 @@ impl DataPlane {
         state.is_shut_down = true;
         state.early.drop_stale(|_| true);
         self.spares.clear();
+        self.segments.clear();
         for link in std::mem::take(&mut state.links).values() {
             link.lanes.values().for_each(Lane::abort);
         }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use parking_lot::Mutex;
 
-use crate::engine::{Access, Due, Encoded, Taken, UserBuffers};
+use crate::engine::{Access, Due, Encoded, Segment, Segments, Taken, UserBuffers};
 use crate::kernels::quantize::{Codec, Combine, Place, Residual, Share};
 use crate::schedule::Apply;
 use crate::types::{Descriptor, Quantization, Rank, ReduceOp};
@@ -23,7 +23,8 @@ pub(super) struct Quantized {
     /// What quantization dropped the last time, and where to note what it drops now.
     residual: Option<UserBuffers>,
     /// What is kept of a segment, by where it starts, until all of it is here; each in its place.
-    collected: Mutex<BTreeMap<usize, BTreeMap<usize, Vec<u8>>>>,
+    collected: Mutex<BTreeMap<usize, BTreeMap<usize, Segment>>>,
+    segments: Segments,
 }
 
 impl Quantized {
@@ -33,6 +34,7 @@ impl Quantized {
         rank: Rank,
         world_size: u32,
         residual: Option<UserBuffers>,
+        segments: Segments,
     ) -> Quantized {
         Quantized {
             codec: Codec::new(quantization, descriptor.data_type),
@@ -42,6 +44,7 @@ impl Quantized {
             element_bytes: descriptor.data_type.size_bytes(),
             residual,
             collected: Mutex::default(),
+            segments,
         }
     }
 
@@ -59,7 +62,7 @@ impl Quantized {
     ) -> Option<&'a [u8]> {
         // Two lanes may have it, if one of them is about to break; nobody encodes it twice.
         let bytes = encoded.get_or_init(|| {
-            let mut bytes = vec![0; due.len_bytes];
+            let mut bytes = self.segments.take(due.len_bytes);
             let place = self.place(due.step, due.segment);
             let written = self.with_share(buffers, |access, residual| {
                 let input = access.input(due.range.clone());
@@ -67,10 +70,10 @@ impl Quantized {
                 self.codec
                     .encode(Share { input, residual }, place, &mut bytes);
             });
-            if written.is_none() {
-                bytes.clear();
+            match written {
+                Some(()) => bytes,
+                None => self.segments.wrap(Vec::new()),
             }
-            bytes
         });
         (!bytes.is_empty()).then_some(bytes)
     }
@@ -81,11 +84,11 @@ impl Quantized {
         &self,
         buffers: &UserBuffers,
         taken: &Taken,
-        payload: Vec<u8>,
+        payload: Segment,
     ) -> Option<Encoded> {
         match taken.apply {
             Apply::Combine => {
-                let mut sum = vec![0; payload.len()];
+                let mut sum = self.segments.take(payload.len());
                 self.with_share(buffers, |access, residual| {
                     let input = access.input(taken.range.clone());
                     let residual =
@@ -120,12 +123,14 @@ impl Quantized {
     /// was taken back.
     pub(super) fn finish_collected(&self, buffers: &UserBuffers, taken: &Taken) -> Option<Encoded> {
         let collected = self.collected.lock().remove(&taken.range.start)?;
-        let received: Vec<&[u8]> = collected.values().map(Vec::as_slice).collect();
+        let received: Vec<&[u8]> = collected.values().map(|segment| &**segment).collect();
         self.finish(buffers, taken, &received)
     }
 
     fn finish(&self, buffers: &UserBuffers, taken: &Taken, received: &[&[u8]]) -> Option<Encoded> {
-        let mut result = vec![0; self.codec.encoded_len_bytes(taken.range.len())];
+        let mut result = self
+            .segments
+            .take(self.codec.encoded_len_bytes(taken.range.len()));
         let is_written = self.with_share(buffers, |access, residual| {
             access.prepare(&taken.range, taken.range.end);
             let Some((output, input)) = access.output_and_input(taken.range.clone()) else {

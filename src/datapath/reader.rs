@@ -13,7 +13,7 @@ use super::LaneEnd;
 use super::lane::{LaneKey, Pulse};
 use super::operation::{Applied, Operation};
 use super::plane::DataPlane;
-use crate::engine::Taken;
+use crate::engine::{Segment, Taken};
 use crate::mutation::{Mutation, mutated};
 use crate::wire::lane::{FrameHeader, HEADER_BYTES, TRAILER_BYTES, TRAILER_SPOILED, TRAILER_WHOLE};
 
@@ -66,7 +66,8 @@ pub(super) async fn read_lane<R: AsyncRead + Unpin>(
                 is_whole(stream.array().await.map_err(broken)?)?;
             }
             Incoming::Receive(receiving) if receiving.operation.is_quantized() => {
-                let payload = stream.payload(len).await.map_err(broken)?;
+                let mut payload = plane.segments.take(len);
+                stream.read(&mut payload).await.map_err(broken)?;
                 if is_whole(stream.array().await.map_err(broken)?)? {
                     receiving.apply(payload);
                 }
@@ -152,7 +153,7 @@ impl Receiving {
     }
 
     /// It was received into memory of its own.
-    fn apply(mut self, payload: Vec<u8>) {
+    fn apply(mut self, payload: Segment) {
         if let Some(taken) = self.taken.take() {
             self.plane.apply(&self.operation, &taken, payload);
         }
@@ -307,11 +308,16 @@ impl<R: AsyncRead + Unpin> Stream<R> {
 
     async fn payload(&mut self, len: usize) -> io::Result<Vec<u8>> {
         let mut payload = vec![0; len];
-        let staged = len.min(self.end - self.start);
+        self.read(&mut payload).await?;
+        Ok(payload)
+    }
+
+    async fn read(&mut self, payload: &mut [u8]) -> io::Result<()> {
+        let staged = payload.len().min(self.end - self.start);
         payload[..staged].copy_from_slice(&self.staging[self.start..][..staged]);
         self.start += staged;
         self.reader.read_exact(&mut payload[staged..]).await?;
-        Ok(payload)
+        Ok(())
     }
 
     async fn skip(&mut self, len: usize) -> io::Result<()> {

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use super::segments::Segment;
 use crate::mutation::{Mutation, mutated};
 use crate::schedule::{Apply, Schedule, Send, Trigger};
 use crate::types::{DataType, Descriptor, Quantization, Rank};
@@ -68,7 +69,7 @@ pub enum Source {
 }
 
 /// The bytes of an encoded segment, once they are there.
-pub type Encoded = Arc<OnceLock<Vec<u8>>>;
+pub type Encoded = Arc<OnceLock<Segment>>;
 
 /// The right to receive one segment, held by one lane.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 mod aarch64;
 mod copy;
 mod half;
+mod prefetch;
 pub mod quantize;
 pub mod reduce;
 mod route;

@@ -1,6 +1,7 @@
 //! How elements are sent with fewer bits: part of an operation's descriptor, so the same at all peers.
 
 use std::fmt;
+use std::str::FromStr;
 
 use super::{DataType, ReduceOp};
 
@@ -192,12 +193,6 @@ impl Quantization {
 
     /// Why elements of `data_type` cannot be quantized so.
     pub(crate) fn check(&self, data_type: DataType) -> Result<(), String> {
-        let is_float = |t| {
-            matches!(
-                t,
-                DataType::F16 | DataType::BF16 | DataType::F32 | DataType::F64
-            )
-        };
         if !is_float(data_type) {
             return Err(format!(
                 "{data_type} elements are no floats, and only those are quantized"
@@ -299,6 +294,11 @@ impl Quantization {
     }
 }
 
+fn is_float(data_type: DataType) -> bool {
+    use DataType::{BF16, F16, F32, F64};
+    matches!(data_type, F16 | BF16 | F32 | F64)
+}
+
 impl QuantizationScheme {
     /// The number of the scheme and that of the type of its codes (0 where it has but one).
     pub(crate) fn numbers(self) -> (u8, u8) {
@@ -340,6 +340,35 @@ impl fmt::Display for QuantizationScheme {
             QuantizationScheme::MxFp8E5M2 => f.write_str("mx-fp8-e5m2"),
             QuantizationScheme::MxFp4 => f.write_str("mx-fp4"),
         }
+    }
+}
+
+/// The name of a scheme, as it is displayed: `int8`, `int4`, `mx-fp8-e4m3`, `mx-fp8-e5m2`, `mx-fp4`, or
+/// `min-max-` or `zero-point-scale-` and the type of the codes, such as `min-max-u8`. All else is as the
+/// constructors have it.
+impl FromStr for Quantization {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = [
+            Self::int8(),
+            Self::int4(),
+            Self::mx_fp8_e4m3(),
+            Self::mx_fp8_e5m2(),
+            Self::mx_fp4(),
+        ];
+        let codes = || DataType::ALL.into_iter().filter(|codes| !is_float(*codes));
+        let affine =
+            codes().flat_map(|codes| [Self::min_max(codes), Self::zero_point_scale(codes)]);
+        let found = all
+            .into_iter()
+            .chain(affine)
+            .find(|one| one.scheme.to_string() == name);
+        found.ok_or_else(|| {
+            "not one of int8, int4, mx-fp8-e4m3, mx-fp8-e5m2, mx-fp4, min-max-u8, zero-point-scale-u8 \
+             (and other types of codes)"
+                .to_owned()
+        })
     }
 }
 
@@ -405,6 +434,18 @@ mod tests {
                 Ok(())
             );
         }
+    }
+
+    #[test]
+    fn a_scheme_is_found_by_its_name() {
+        for quantization in [
+            Quantization::int4(),
+            Quantization::mx_fp8_e5m2(),
+            Quantization::zero_point_scale(DataType::I16),
+        ] {
+            assert_eq!(quantization.scheme.to_string().parse(), Ok(quantization));
+        }
+        assert!("min-max-f32".parse::<Quantization>().is_err());
     }
 
     #[test]

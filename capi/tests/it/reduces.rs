@@ -127,6 +127,18 @@ fn what_makes_no_sense_is_refused_before_anything_is_sent() {
                 quantized: 99,
                 ..usual
             },
+            // Codes that are no integers, and elements that are no floats.
+            Descriptor {
+                algorithm: 2,
+                quantized: 9,
+                ..usual
+            },
+            Descriptor {
+                datatype: 5,
+                algorithm: 1,
+                quantized: 0,
+                ..usual
+            },
             Descriptor {
                 count: usize::MAX / 2,
                 ..usual

@@ -4,6 +4,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::real::Real;
+use crate::kernels::prefetch::prefetch;
 
 /// Everything here is free of branches where it concerns one element, and inlined.
 pub(super) trait Format: Copy {
@@ -117,10 +118,19 @@ impl Layout for Nibbles {
 }
 
 /// Some blocks of so many elements each, but for the last; encoded, or to be.
-pub(super) struct Blocks<B> {
+pub(super) struct Blocks<'a, B> {
     pub(super) elements: usize,
     pub(super) parameters: B,
     pub(super) codes: B,
+    /// What is read after these, a part while each is worked on.
+    pub(super) upcoming: &'a [u8],
+}
+
+/// A part of what is read later for each of the blocks of so many values.
+#[inline(always)]
+fn parts(upcoming: &[u8], values: usize, block_elements: usize) -> std::slice::Chunks<'_, u8> {
+    let blocks = values.div_ceil(block_elements).max(1);
+    upcoming.chunks(upcoming.len().div_ceil(blocks).max(1))
 }
 
 /// Blocks of a constant size are worked on without a look at what is left of them.
@@ -132,8 +142,9 @@ pub(super) fn encode_blocks<F: Format>(
     format: F,
     values: &[F::Real],
     noise: Option<&[F::Real]>,
-    blocks: Blocks<&mut [u8]>,
+    blocks: Blocks<'_, &mut [u8]>,
 ) {
+    let mut upcoming = parts(blocks.upcoming, values.len(), blocks.elements);
     let each = blocks
         .codes
         .chunks_mut(F::Layout::len_bytes(blocks.elements));
@@ -143,6 +154,7 @@ pub(super) fn encode_blocks<F: Format>(
         .zip(each)
         .zip(values.chunks(blocks.elements));
     for (index, ((parameters, codes), values)) in each.enumerate() {
+        prefetch(upcoming.next().unwrap_or_default());
         let noise = noise.map(|noise| &noise[index * blocks.elements..]);
         match <&[F::Real; SMALL_BLOCK]>::try_from(values) {
             Ok(values) => encode_block(format, values, noise, parameters, codes),
@@ -156,11 +168,12 @@ pub(super) fn encode_blocks<F: Format>(
 #[inline(always)]
 pub(super) fn decode_blocks<F: Format>(
     format: F,
-    blocks: Blocks<&[u8]>,
+    blocks: Blocks<'_, &[u8]>,
     values: &mut [F::Real],
     beside: &[F::Real],
     step: impl Fn(F::Real, F::Real, F::Real) -> F::Real,
 ) {
+    let mut upcoming = parts(blocks.upcoming, values.len(), blocks.elements);
     let each = blocks.codes.chunks(F::Layout::len_bytes(blocks.elements));
     let each = blocks
         .parameters
@@ -168,6 +181,7 @@ pub(super) fn decode_blocks<F: Format>(
         .zip(each)
         .zip(values.chunks_mut(blocks.elements));
     for (index, ((parameters, codes), values)) in each.enumerate() {
+        prefetch(upcoming.next().unwrap_or_default());
         let beside = beside.get(index * blocks.elements..).unwrap_or_default();
         match <&mut [F::Real; SMALL_BLOCK]>::try_from(&mut *values) {
             Ok(values) => decode_block(format, parameters, codes, values, beside, &step),

@@ -8,15 +8,17 @@ use super::elements::{load, store};
 use super::format::{Blocks, Format, decode_blocks, encode_blocks};
 use super::real::Real;
 use super::{Codec, Combine, Residual, Work};
+use crate::kernels::copy_past_cache;
 use crate::kernels::reduce::{InPlace, reduce_on};
 use crate::kernels::route::{Instructions, Pass};
 use crate::types::{DataType, ReduceOp};
 
-/// Elements of a tile of smaller blocks.
-const TILE_ELEMENTS: usize = 1024;
+/// Elements of a tile: as many as the largest block has.
+const TILE_ELEMENTS: usize = 4096;
 
-/// Elements of the largest tile, a tile by itself.
-const TILE_ELEMENTS_MAX: usize = 4096;
+/// The output of larger segments goes past the cache: the whole is too large to be read from there, and
+/// memory that is about to be overwritten need not be read.
+const OUTPUT_IN_CACHE_BYTES: usize = 128 * 1024;
 
 pub(super) struct Segment<'a, F> {
     pub(super) format: F,
@@ -38,7 +40,7 @@ impl<F> Segment<'_, F> {
         let quantization = self.codec.quantization;
         let elements = self.elements;
         let block_elements = quantization.block_elements as usize;
-        let size = block_elements.max(TILE_ELEMENTS);
+        let size = TILE_ELEMENTS;
         let parameters_bytes = quantization.parameters_bytes(self.codec.data_type);
         let bits = quantization.code_bits() as usize;
         let parameters = move |at: usize| at.div_ceil(block_elements) * parameters_bytes;
@@ -62,9 +64,9 @@ impl<F: Format> Pass for Segment<'_, F> {
     fn run(mut self, _: impl Instructions) {
         let tiles = self.tiles();
         let mut scratch = Scratch {
-            sums: [F::Real::ZERO; TILE_ELEMENTS_MAX],
-            inputs: [F::Real::ZERO; TILE_ELEMENTS_MAX],
-            others: [F::Real::ZERO; TILE_ELEMENTS_MAX],
+            sums: [F::Real::ZERO; TILE_ELEMENTS],
+            inputs: [F::Real::ZERO; TILE_ELEMENTS],
+            others: [F::Real::ZERO; TILE_ELEMENTS],
         };
         for tile in tiles {
             self.run_tile(&tile, &mut scratch);
@@ -74,10 +76,10 @@ impl<F: Format> Pass for Segment<'_, F> {
 
 /// Room for the numbers of a tile.
 struct Scratch<R> {
-    sums: [R; TILE_ELEMENTS_MAX],
-    inputs: [R; TILE_ELEMENTS_MAX],
+    sums: [R; TILE_ELEMENTS],
+    inputs: [R; TILE_ELEMENTS],
     /// What is needed for a moment.
-    others: [R; TILE_ELEMENTS_MAX],
+    others: [R; TILE_ELEMENTS],
 }
 
 impl<F: Format> Segment<'_, F> {
@@ -87,6 +89,7 @@ impl<F: Format> Segment<'_, F> {
         let Combine { op, finish } = self.work.combine;
         let len = tile.elements.len();
         let element_bytes = data_type.size_bytes();
+        let past_cache = self.elements * element_bytes > OUTPUT_IN_CACHE_BYTES;
         let bytes = tile.elements.start * element_bytes..tile.elements.end * element_bytes;
         let (sums, inputs) = (&mut scratch.sums[..len], &mut scratch.inputs[..len]);
         let others = &mut scratch.others[..len];
@@ -98,7 +101,9 @@ impl<F: Format> Segment<'_, F> {
                 .as_deref_mut()
                 .map(|output| &mut output[bytes]);
             if let (Some(received), Some(output)) = (self.work.received.first(), output) {
-                decode_to(format, tile, received, data_type, output, others);
+                decode_to(
+                    format, tile, received, data_type, output, past_cache, others,
+                );
             }
             return;
         };
@@ -110,13 +115,18 @@ impl<F: Format> Segment<'_, F> {
             tile,
             inputs,
         );
+        // The input of the next tile is asked for by whatever reads this one's first.
+        let mut upcoming = &share.input[bytes.end..share.input.len().min(bytes.end + bytes.len())];
         let values = match self.work.received {
             [] => input,
             received => {
                 let input = Input {
                     op,
                     finish,
-                    values: input,
+                    beside: Beside {
+                        values: input,
+                        upcoming: std::mem::take(&mut upcoming),
+                    },
                 };
                 self.codec
                     .combine_tile(format, tile, received, input, sums, others);
@@ -137,6 +147,7 @@ impl<F: Format> Segment<'_, F> {
             elements: tile.block_elements,
             parameters,
             codes,
+            upcoming,
         };
         encode_blocks(format, values, noise, blocks);
         if let Some(Residual { dropped, .. }) = &mut share.residual {
@@ -146,11 +157,26 @@ impl<F: Format> Segment<'_, F> {
                 _ => 1.0,
             };
             let dropped = &mut dropped[4 * tile.elements.start..4 * tile.elements.end];
-            decode_from(format, tile, encoded, others, &[], |_, _, value| value);
+            decode_from(
+                format,
+                tile,
+                encoded,
+                others,
+                Beside::NOTHING,
+                |_, _, value| value,
+            );
             note_dropped(values, others, factor, dropped);
         }
         if let Some(output) = &mut self.work.output {
-            decode_to(format, tile, encoded, data_type, &mut output[bytes], sums);
+            decode_to(
+                format,
+                tile,
+                encoded,
+                data_type,
+                &mut output[bytes],
+                past_cache,
+                sums,
+            );
         }
     }
 }
@@ -159,7 +185,7 @@ impl<F: Format> Segment<'_, F> {
 struct Input<'a, R> {
     op: ReduceOp,
     finish: Option<u32>,
-    values: &'a [R],
+    beside: Beside<'a, R>,
 }
 
 impl Codec {
@@ -170,11 +196,10 @@ impl Codec {
         format: F,
         tile: &Tile,
         received: &[&[u8]],
-        Input { op, finish, values }: Input<'_, F::Real>,
+        Input { op, finish, beside }: Input<'_, F::Real>,
         sums: &mut [F::Real],
         others: &mut [F::Real],
     ) {
-        let values = &values[..sums.len()];
         let Some((last, ahead)) = received.split_last() else {
             return;
         };
@@ -188,45 +213,78 @@ impl Codec {
             };
             for (index, received) in received.iter().enumerate() {
                 let into = if index == 0 { &mut *sums } else { &mut *others };
-                decode_from(format, tile, received, into, &[], |_, _, value| value);
+                decode_from(
+                    format,
+                    tile,
+                    received,
+                    into,
+                    Beside::NOTHING,
+                    |_, _, value| value,
+                );
                 if index > 0 {
                     combine(None, sums, others);
                 }
             }
-            return combine(finish, sums, values);
+            return combine(finish, sums, beside.values);
         }
         // The bits of `kernels::reduce`, but for those of a NaN, which make a block of the one NaN; in one
         // pass.
         for (index, received) in ahead.iter().enumerate() {
             match index {
-                0 => decode_from(format, tile, received, sums, &[], |_, _, value| value),
-                _ => decode_from(format, tile, received, sums, &[], |sum, _, value| {
-                    sum + value
-                }),
+                0 => decode_from(
+                    format,
+                    tile,
+                    received,
+                    sums,
+                    Beside::NOTHING,
+                    |_, _, value| value,
+                ),
+                _ => decode_from(
+                    format,
+                    tile,
+                    received,
+                    sums,
+                    Beside::NOTHING,
+                    |sum, _, value| sum + value,
+                ),
             }
         }
         let divisor = finish
             .filter(|_| op == ReduceOp::Avg)
             .map(|size| F::Real::of(size.max(1).into()));
         match (ahead.is_empty(), divisor) {
-            (true, None) => decode_from(format, tile, last, sums, values, |_, own, value| {
+            (true, None) => decode_from(format, tile, last, sums, beside, |_, own, value| {
                 value + own
             }),
             (true, Some(divisor)) => {
-                decode_from(format, tile, last, sums, values, |_, own, value| {
+                decode_from(format, tile, last, sums, beside, |_, own, value| {
                     (value + own) / divisor
                 })
             }
-            (false, None) => decode_from(format, tile, last, sums, values, |sum, own, value| {
+            (false, None) => decode_from(format, tile, last, sums, beside, |sum, own, value| {
                 (sum + value) + own
             }),
             (false, Some(divisor)) => {
-                decode_from(format, tile, last, sums, values, |sum, own, value| {
+                decode_from(format, tile, last, sums, beside, |sum, own, value| {
                     ((sum + value) + own) / divisor
                 })
             }
         }
     }
+}
+
+/// What is read beside codes.
+#[derive(Clone, Copy)]
+struct Beside<'a, R> {
+    values: &'a [R],
+    upcoming: &'a [u8],
+}
+
+impl<R> Beside<'_, R> {
+    const NOTHING: Self = Beside {
+        values: &[],
+        upcoming: &[],
+    };
 }
 
 /// Decodes a tile.
@@ -236,13 +294,17 @@ fn decode_from<F: Format>(
     tile: &Tile,
     encoded: &[u8],
     values: &mut [F::Real],
-    beside: &[F::Real],
+    Beside {
+        values: beside,
+        upcoming,
+    }: Beside<'_, F::Real>,
     step: impl Fn(F::Real, F::Real, F::Real) -> F::Real,
 ) {
     let blocks = Blocks {
         elements: tile.block_elements,
         parameters: &encoded[tile.parameters.clone()],
         codes: &encoded[tile.codes.clone()],
+        upcoming,
     };
     decode_blocks(format, blocks, values, beside, step);
 }
@@ -255,15 +317,34 @@ fn decode_to<F: Format>(
     encoded: &[u8],
     data_type: DataType,
     output: &mut [u8],
+    past_cache: bool,
     room: &mut [F::Real],
 ) {
     if data_type == F::Real::DATA_TYPE
+        && !past_cache
         && let Ok(values) = <[F::Real]>::mut_from_bytes(output)
     {
-        return decode_from(format, tile, encoded, values, &[], |_, _, value| value);
+        return decode_from(
+            format,
+            tile,
+            encoded,
+            values,
+            Beside::NOTHING,
+            |_, _, value| value,
+        );
     }
-    decode_from(format, tile, encoded, room, &[], |_, _, value| value);
-    store(data_type, room, output);
+    decode_from(
+        format,
+        tile,
+        encoded,
+        room,
+        Beside::NOTHING,
+        |_, _, value| value,
+    );
+    match past_cache && data_type == F::Real::DATA_TYPE {
+        true => copy_past_cache(output, room.as_bytes()),
+        false => store(data_type, room, output),
+    }
 }
 
 /// The input of a rank, and what its quantizations dropped the last time: where it is, or else in `room`.

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use pccl::{DataType, ReduceOp};
+use pccl::{DataType, Quantization, ReduceOp, ReduceOptions};
 
 use pages::Pages;
 pub(crate) use peer::{PeerArguments, run_peer};
@@ -79,6 +79,9 @@ struct Workload {
     /// sum, avg, prod, max or min.
     #[arg(long, default_value = "sum", value_parser = reduce_op)]
     op: ReduceOp,
+    /// Quantize: int8, int4, mx-fp8-e4m3, mx-fp8-e5m2, mx-fp4, min-max-u8, zero-point-scale-u8, ...
+    #[arg(long, value_name = "SCHEME", value_parser = scheme)]
+    quantize: Option<Scheme>,
     /// Reduce in the caller's buffer instead of into a second one.
     #[arg(long)]
     in_place: bool,
@@ -110,7 +113,32 @@ struct Workload {
     timeout: u64,
 }
 
+/// A quantization and its name.
+#[derive(Clone, Debug, PartialEq)]
+struct Scheme {
+    name: String,
+    quantization: Quantization,
+}
+
+fn scheme(name: &str) -> Result<Scheme, String> {
+    let quantization = name.parse()?;
+    let name = name.to_owned();
+    Ok(Scheme { name, quantization })
+}
+
 impl Workload {
+    /// The name of the quantization in records.
+    fn quantize_name(&self) -> &str {
+        self.quantize.as_ref().map_or("none", |scheme| &scheme.name)
+    }
+
+    /// What each operation is told.
+    fn options(&self) -> ReduceOptions {
+        let mut options = ReduceOptions::new(self.op);
+        options.quantization = self.quantize.as_ref().map(|scheme| scheme.quantization);
+        options
+    }
+
     /// Measured iterations for operations of `bytes`: a small one is repeated more often, as its
     /// time is shorter and varies more.
     fn iters(&self, bytes: u64) -> u32 {
@@ -150,6 +178,8 @@ impl Workload {
             format!("--pause={}", self.pause),
             format!("--timeout={}", self.timeout),
         ];
+        let scheme = self.quantize.as_ref().map(|scheme| &scheme.name);
+        flags.extend(scheme.map(|name| format!("--quantize={name}")));
         flags.extend(self.lanes.map(|lanes| format!("--lanes={lanes}")));
         flags.extend(self.raw.map(|streams| format!("--raw={streams}")));
         flags.extend(self.iters.map(|iters| format!("--iters={iters}")));
@@ -176,6 +206,8 @@ fn run_all_reduce(arguments: &AllReduceArguments) -> Result<(), String> {
     for &bytes in &workload.bytes {
         workload.elements(bytes)?;
     }
+    let checked = workload.options().check(workload.dtype);
+    checked.map_err(|error| error.to_string())?;
     let mut printer = record::Printer::new(arguments.json);
     match (arguments.spawn, &arguments.master, arguments.peers) {
         (Some(world), _, _) => spawn::measure(world, workload, &mut printer),
@@ -221,7 +253,7 @@ mod tests {
     fn another_process_reads_the_same_workload_from_the_flags() {
         for line in [
             "",
-            "--bytes 8,1MiB --lanes 4 --concurrent 8 --dtype bf16 --op max --in-place \
+            "--bytes 8,1MiB --lanes 4 --concurrent 8 --dtype bf16 --op max --in-place --quantize int4 \
              --pages small --iters 7 --raw 4 --ping --data-threads 3 --pause 60",
         ] {
             let workload = read(line.split_whitespace().map(str::to_owned));

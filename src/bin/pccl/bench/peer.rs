@@ -5,9 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use pccl::{
-    CollectiveError, Communicator, Config, DataType, ReduceOp, ReduceOptions, ReduceReport, Tag,
-};
+use pccl::{CollectiveError, Communicator, Config, DataType, ReduceOptions, ReduceReport, Tag};
 
 use super::pages::Buffer;
 use super::ping::Ping;
@@ -283,7 +281,7 @@ fn reduce_all<T: Sample>(
     communicator.scope(|scope| {
         let mut running = Vec::new();
         for (number, Buffers { send, receive }) in (0..).zip(operations) {
-            let options = options(workload.op).tag(Tag(number));
+            let options = workload.options().tag(Tag(number));
             running.push(if workload.in_place {
                 scope.all_reduce_in_place(send, &options)
             } else {
@@ -303,21 +301,11 @@ fn reduce_one<T: Sample>(
     workload: &Workload,
     buffers: &mut Buffers<T>,
 ) -> Result<ReduceReport, CollectiveError> {
-    let options = options(workload.op);
+    let options = workload.options();
     if workload.in_place {
         communicator.all_reduce_in_place(&mut buffers.send, &options)
     } else {
         communicator.all_reduce(&buffers.send, &mut buffers.receive, &options)
-    }
-}
-
-fn options(op: ReduceOp) -> ReduceOptions {
-    match op {
-        ReduceOp::Sum => ReduceOptions::sum(),
-        ReduceOp::Avg => ReduceOptions::avg(),
-        ReduceOp::Prod => ReduceOptions::prod(),
-        ReduceOp::Max => ReduceOptions::max(),
-        ReduceOp::Min => ReduceOptions::min(),
     }
 }
 
