@@ -7,7 +7,10 @@
 #     target/release/stress wan --peers 3 --rtt-ms 50 --loss-ppm 1000 -- sh benches/wan.sh warm
 #     target/release/stress wan --peers 3 --rtt-ms 100 -- sh benches/wan.sh small
 #
-# Arguments name the parts that are run: edges, warm, fresh, idle, many, small. Without any, all.
+#     target/release/stress wan --peers 3 --rtt-ms 50 --rate-mbit 200 -- sh benches/wan.sh quantized
+#
+# Arguments name the parts that are run: edges, warm, fresh, idle, many, small, quantized. Without any, all but
+# the last.
 set -eu
 export PCCL_LOG_LEVEL="${PCCL_LOG_LEVEL:-WARN}"
 parts=${*:-edges warm fresh idle many small}
@@ -68,6 +71,14 @@ for part in edges $parts; do
         for _ in 1 2; do
             bench --bytes 16MiB --concurrent 16 --warmup 1 --iters 3
             bench --bytes 256MiB --warmup 1 --iters 3
+        done
+        ;;
+    quantized)
+        say "256 MiB as it is, as int8 and as int4, by turns"
+        for _ in 1 2; do
+            bench --bytes 256MiB --warmup 1 --iters 3
+            bench --bytes 256MiB --warmup 1 --iters 3 --quantize int8
+            bench --bytes 256MiB --warmup 1 --iters 3 --quantize int4
         done
         ;;
     small)

@@ -15,6 +15,7 @@ use crate::communicator::Config;
 use crate::datapath::Traffic;
 use crate::engine::UserMemory;
 use crate::error::{ConnectError, Gone};
+use crate::kernels::calculate_exactly;
 use crate::protocol::peer::{Command, Membership, Reply};
 use crate::transport::{Acceptor, AcceptorOptions, Listener, listen_in_range};
 use crate::types::{Epoch, WorldSizes};
@@ -106,6 +107,7 @@ impl Driver {
             threads => {
                 let mut builder = tokio::runtime::Builder::new_multi_thread();
                 builder.worker_threads(threads).thread_name("pccl-data");
+                builder.on_thread_start(calculate_exactly);
                 builder
             }
         }
@@ -116,6 +118,7 @@ impl Driver {
         let thread = std::thread::Builder::new()
             .name("pccl".to_owned())
             .spawn(move || {
+                calculate_exactly();
                 runtime.block_on(running);
                 runtime_ends(runtime);
             })

@@ -6,6 +6,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod copy;
+mod environment;
 mod half;
 mod prefetch;
 pub mod quantize;
@@ -15,4 +16,5 @@ mod route;
 mod x86_64;
 
 pub use copy::copy_past_cache;
+pub use environment::calculate_exactly;
 pub use route::Route;

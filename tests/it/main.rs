@@ -17,6 +17,7 @@
 
 mod churn;
 mod common;
+mod diloco;
 mod failures;
 mod hostile;
 mod leftovers;

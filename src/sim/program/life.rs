@@ -194,6 +194,7 @@ impl Life {
         });
         let mut options = ReduceOptions::new(work.shape.op).tag(work.tag);
         options.deadline = work.deadline;
+        options.quantization = work.shape.quantization;
         let buffers = if work.in_place {
             OwnedBuffers::InPlace(input)
         } else {

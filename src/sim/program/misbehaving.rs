@@ -91,6 +91,7 @@ fn lie(shape: Shape, dice: &mut Dice) -> Shape {
         },
         1 => Shape {
             data_type: *dice.pick(&DataType::ALL),
+            quantization: None,
             ..shape
         },
         _ => Shape {

@@ -7,7 +7,7 @@
 
 use super::Manner;
 use crate::sim::history::ProcessId;
-use crate::types::{DataType, ReduceOp, Tag};
+use crate::types::{DataType, Quantization, QuantizationPath, ReduceOp, Rounding, Tag};
 
 /// An operation, as all programs of a world mean it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(super) struct Shape {
     pub(super) op: ReduceOp,
     /// Floats that no type holds exactly; of other types the same as ever.
     pub(super) is_rough: bool,
+    /// How floats are quantized, if they are.
+    pub(super) quantization: Option<Quantization>,
 }
 
 /// Elements that make an operation too large to be sent without a grant.
@@ -57,11 +59,31 @@ impl Shape {
             4 => manner.elements_max,
             _ => draw(6) % (manner.elements_max + 1),
         };
+        let path = match draw(9) % 2 {
+            0 => QuantizationPath::Ring,
+            _ => QuantizationPath::Direct,
+        };
+        let quantization = match draw(8) % 9 {
+            0 => Quantization::min_max(DataType::U8),
+            1 => Quantization::zero_point_scale(DataType::I16),
+            2 => Quantization::int4().rounding(Rounding::Stochastic { key: draw(10) }),
+            // As often as integers are drawn, floats go as they are.
+            _ => return Self::plain(count, data_type, op, draw(7) % 3 == 0),
+        };
+        let quantization = quantization.path(path);
+        Self {
+            quantization: Some(quantization).filter(|one| one.check(data_type).is_ok()),
+            ..Self::plain(count, data_type, op, draw(7) % 3 == 0)
+        }
+    }
+
+    fn plain(count: u64, data_type: DataType, op: ReduceOp, is_rough: bool) -> Self {
         Self {
             count,
             data_type,
             op,
-            is_rough: draw(7) % 3 == 0,
+            is_rough,
+            quantization: None,
         }
     }
 
@@ -74,6 +96,12 @@ impl Shape {
         };
         let mut bytes = Vec::with_capacity(self.count as usize * size);
         for index in 0..self.count {
+            // Blocks of equal elements are quantized exactly, where a scheme can.
+            let index = if self.quantization.is_some() {
+                0
+            } else {
+                index
+            };
             let place = nonce.wrapping_add(u64::from(process.0) + index);
             let value = match self.op {
                 // Products of single bits would soon be nothing.
@@ -105,12 +133,7 @@ mod tests {
     use super::*;
 
     fn shape(data_type: DataType) -> Shape {
-        Shape {
-            count: 3,
-            data_type,
-            op: ReduceOp::Sum,
-            is_rough: false,
-        }
+        Shape::plain(3, data_type, ReduceOp::Sum, false)
     }
 
     #[test]
