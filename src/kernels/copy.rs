@@ -12,9 +12,30 @@ pub fn copy_past_cache(target: &mut [u8], source: &[u8]) {
     let (target, source) = (&mut target[..len], &source[..len]);
     #[cfg(target_arch = "x86_64")]
     if len >= STREAMED_BYTES_MIN {
-        return stream(target, source);
+        stream(target, source);
+        return wait_for_stores();
     }
     target.copy_from_slice(source);
+}
+
+/// As [`copy_past_cache`] of a part of a larger copy; [`wait_for_stores`] ends it.
+#[inline]
+pub(super) fn copy_part_past_cache(target: &mut [u8], source: &[u8]) {
+    let len = target.len().min(source.len());
+    let (target, source) = (&mut target[..len], &source[..len]);
+    #[cfg(target_arch = "x86_64")]
+    stream(target, source);
+    #[cfg(not(target_arch = "x86_64"))]
+    target.copy_from_slice(source);
+}
+
+/// Lets other threads see all stores past the cache before whatever tells them of them.
+pub(super) fn wait_for_stores() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it has no operands. Every x86-64 processor has SSE.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
 }
 
 /// Below this the wait for the last stores costs more than they save.
@@ -23,7 +44,7 @@ const STREAMED_BYTES_MIN: usize = 16 * 1024;
 
 #[cfg(target_arch = "x86_64")]
 fn stream(target: &mut [u8], source: &[u8]) {
-    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
 
     // Whole lines, as the processor puts four stores to one together.
     const LINE_BYTES: usize = 64;
@@ -45,8 +66,6 @@ fn stream(target: &mut [u8], source: &[u8]) {
             }
         }
     }
-    // SAFETY: it has no operands. Other threads see these stores before whatever tells them of them.
-    unsafe { _mm_sfence() };
     target_tail.copy_from_slice(source_tail);
 }
 

@@ -94,7 +94,7 @@ pub enum Rounding {
     Nearest,
     /// Either, so that its expectation is the element. The generator is Philox4x32-10 under this key,
     /// counted by where in the operation an element is: the same key, peers and inputs give the same
-    /// bits, so a program wants another key for every operation. Costs about as much time as all else.
+    /// bits, so a program wants another key for every operation. Encoding takes some six times as long.
     Stochastic {
         /// The key.
         key: u64,

@@ -206,13 +206,11 @@ fn encode_block<F: Format>(
         (Some(encoder), None) if F::fits(encoder) => {
             F::Layout::encode(values, codes, |_, value| F::encode(encoder, value));
         }
-        (Some(encoder), None) => F::Layout::encode(values, codes, |_, value| {
-            F::encode_clamped(encoder, value, F::Real::ZERO)
-        }),
-        (Some(encoder), Some(noise)) => {
-            let noise = &noise[..values.len()];
+        (Some(encoder), noise) => {
+            let noise = noise.and_then(|noise| noise.get(..values.len()));
             F::Layout::encode(values, codes, |index, value| {
-                F::encode_clamped(encoder, value, noise[index])
+                let dither = noise.map_or(F::Real::ZERO, |noise| noise[index]);
+                F::encode_clamped(encoder, value, dither)
             });
         }
     }

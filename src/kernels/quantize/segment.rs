@@ -8,13 +8,16 @@ use super::elements::{load, store};
 use super::format::{Blocks, Format, decode_blocks, encode_blocks};
 use super::real::Real;
 use super::{Codec, Combine, Residual, Work};
-use crate::kernels::copy_past_cache;
+use crate::kernels::copy::{copy_part_past_cache, wait_for_stores};
 use crate::kernels::reduce::{InPlace, reduce_on};
 use crate::kernels::route::{Instructions, Pass};
 use crate::types::{DataType, ReduceOp};
 
-/// Elements of a tile: as many as the largest block has.
-const TILE_ELEMENTS: usize = 4096;
+/// Elements of a tile of smaller blocks.
+const TILE_ELEMENTS: usize = 1024;
+
+/// Elements of the largest block, a tile by itself.
+const TILE_ELEMENTS_MAX: usize = 4096;
 
 /// The output of larger segments goes past the cache: the whole is too large to be read from there, and
 /// memory that is about to be overwritten need not be read.
@@ -40,7 +43,7 @@ impl<F> Segment<'_, F> {
         let quantization = self.codec.quantization;
         let elements = self.elements;
         let block_elements = quantization.block_elements as usize;
-        let size = TILE_ELEMENTS;
+        let size = block_elements.max(TILE_ELEMENTS);
         let parameters_bytes = quantization.parameters_bytes(self.codec.data_type);
         let bits = quantization.code_bits() as usize;
         let parameters = move |at: usize| at.div_ceil(block_elements) * parameters_bytes;
@@ -64,212 +67,167 @@ impl<F: Format> Pass for Segment<'_, F> {
     fn run(mut self, _: impl Instructions) {
         let tiles = self.tiles();
         let mut scratch = Scratch {
-            sums: [F::Real::ZERO; TILE_ELEMENTS],
-            inputs: [F::Real::ZERO; TILE_ELEMENTS],
-            others: [F::Real::ZERO; TILE_ELEMENTS],
+            sums: [F::Real::ZERO; TILE_ELEMENTS_MAX],
+            inputs: [F::Real::ZERO; TILE_ELEMENTS_MAX],
+            others: [F::Real::ZERO; TILE_ELEMENTS_MAX],
         };
         for tile in tiles {
             self.run_tile(&tile, &mut scratch);
         }
+        wait_for_stores();
     }
 }
 
 /// Room for the numbers of a tile.
 struct Scratch<R> {
-    sums: [R; TILE_ELEMENTS],
-    inputs: [R; TILE_ELEMENTS],
+    sums: [R; TILE_ELEMENTS_MAX],
+    inputs: [R; TILE_ELEMENTS_MAX],
     /// What is needed for a moment.
-    others: [R; TILE_ELEMENTS],
+    others: [R; TILE_ELEMENTS_MAX],
 }
 
 impl<F: Format> Segment<'_, F> {
+    /// Each loop over codes is written down once: all of this is compiled for every format and route.
     #[inline(always)]
     fn run_tile(&mut self, tile: &Tile, scratch: &mut Scratch<F::Real>) {
         let (format, data_type) = (self.format, self.codec.data_type);
         let Combine { op, finish } = self.work.combine;
         let len = tile.elements.len();
         let element_bytes = data_type.size_bytes();
-        let past_cache = self.elements * element_bytes > OUTPUT_IN_CACHE_BYTES;
         let bytes = tile.elements.start * element_bytes..tile.elements.end * element_bytes;
         let (sums, inputs) = (&mut scratch.sums[..len], &mut scratch.inputs[..len]);
         let others = &mut scratch.others[..len];
-        let Some(share) = &mut self.work.share else {
-            // Nothing is added: what was received is written.
-            let output = self
-                .work
-                .output
-                .as_deref_mut()
-                .map(|output| &mut output[bytes]);
-            if let (Some(received), Some(output)) = (self.work.received.first(), output) {
-                decode_to(
-                    format, tile, received, data_type, output, past_cache, others,
-                );
-            }
-            return;
-        };
-        let carried = share.residual.as_ref().map(|residual| residual.carried);
-        let input = numbers(
-            data_type,
-            &share.input[bytes.clone()],
-            carried,
-            tile,
-            inputs,
-        );
-        // The input of the next tile is asked for by whatever reads this one's first.
-        let mut upcoming = &share.input[bytes.end..share.input.len().min(bytes.end + bytes.len())];
-        let values = match self.work.received {
-            [] => input,
-            received => {
-                let input = Input {
-                    op,
-                    finish,
-                    beside: Beside {
-                        values: input,
-                        upcoming: std::mem::take(&mut upcoming),
-                    },
-                };
-                self.codec
-                    .combine_tile(format, tile, received, input, sums, others);
-                &*sums
-            }
-        };
-        let Some(encoded) = &mut self.work.encoded else {
-            return;
-        };
-        let (parameters, codes) = encoded.split_at_mut(tile.codes.start);
-        let parameters = &mut parameters[tile.parameters.clone()];
-        let codes = &mut codes[..tile.codes.len()];
-        let noise = self.work.noise.map(|noise| {
-            noise.fill(tile.elements.start, others);
-            &*others
-        });
-        let blocks = Blocks {
-            elements: tile.block_elements,
-            parameters,
-            codes,
-            upcoming,
-        };
-        encode_blocks(format, values, noise, blocks);
-        if let Some(Residual { dropped, .. }) = &mut share.residual {
-            // In an average a contribution counts for so much less.
-            let factor = match (op, finish) {
-                (ReduceOp::Avg, Some(world_size)) => world_size as f32,
-                _ => 1.0,
+        if let (Some(share), Some(encoded)) = (&self.work.share, &mut self.work.encoded) {
+            let carried = share.residual.as_ref().map(|residual| residual.carried);
+            let input = &share.input[bytes.clone()];
+            // The input of the next tile is asked for by whatever reads this one's first.
+            let ahead = share.input.len().min(bytes.end + bytes.len());
+            let mut beside = Beside {
+                values: numbers(data_type, input, carried, tile, inputs),
+                upcoming: &share.input[bytes.end..ahead],
             };
-            let dropped = &mut dropped[4 * tile.elements.start..4 * tile.elements.end];
+            let values = match self.work.received {
+                [] => beside.values,
+                received => {
+                    let combine = self.work.combine;
+                    let codec = &self.codec;
+                    codec.combine_tile(format, tile, combine, received, beside, sums, others);
+                    beside.upcoming = &[];
+                    &*sums
+                }
+            };
+            let noise = self.work.noise.map(|noise| {
+                noise.fill(tile.elements.start, others);
+                &*others
+            });
+            let (parameters, codes) = encoded.split_at_mut(tile.codes.start);
+            let blocks = Blocks {
+                elements: tile.block_elements,
+                parameters: &mut parameters[tile.parameters.clone()],
+                codes: &mut codes[..tile.codes.len()],
+                upcoming: beside.upcoming,
+            };
+            encode_blocks(format, values, noise, blocks);
+        }
+        let residual = self.work.share.as_mut();
+        let residual = residual.and_then(|share| share.residual.as_mut());
+        let output = self.work.output.as_deref_mut();
+        let output = output.map(|output| &mut output[bytes]);
+        if residual.is_some() || output.is_some() {
+            let source = match (&self.work.encoded, self.work.received) {
+                (Some(encoded), _) => &**encoded,
+                (None, [received, ..]) => received,
+                (None, []) => return,
+            };
+            let past_cache = self.elements * element_bytes > OUTPUT_IN_CACHE_BYTES;
+            let is_plain = data_type == F::Real::DATA_TYPE;
+            // Straight to where it belongs, if it can be.
+            let is_direct = is_plain && !past_cache && residual.is_none();
+            let (decoded, output) = match output {
+                Some(output) if is_direct => match <[F::Real]>::mut_from_bytes(output) {
+                    Ok(values) => (values, None),
+                    Err(error) => (others, Some(error.into_src())),
+                },
+                output => (others, output),
+            };
             decode_from(
                 format,
                 tile,
-                encoded,
-                others,
+                source,
+                decoded,
                 Beside::NOTHING,
                 |_, _, value| value,
             );
-            note_dropped(values, others, factor, dropped);
-        }
-        if let Some(output) = &mut self.work.output {
-            decode_to(
-                format,
-                tile,
-                encoded,
-                data_type,
-                &mut output[bytes],
-                past_cache,
-                sums,
-            );
+            if let Some(Residual { dropped, .. }) = residual {
+                // In an average a contribution counts for so much less.
+                let factor = match (op, finish) {
+                    (ReduceOp::Avg, Some(world_size)) => world_size as f32,
+                    _ => 1.0,
+                };
+                // With a residual the input was made ready in its room.
+                let meant = match self.work.received {
+                    [] => &*inputs,
+                    _ => &*sums,
+                };
+                let dropped = &mut dropped[4 * tile.elements.start..4 * tile.elements.end];
+                note_dropped(meant, decoded, factor, dropped);
+            }
+            if let Some(output) = output {
+                match past_cache && is_plain {
+                    true => copy_part_past_cache(output, decoded.as_bytes()),
+                    false => store(data_type, decoded, output),
+                }
+            }
         }
     }
-}
-
-/// What a rank adds to a tile, and how.
-struct Input<'a, R> {
-    op: ReduceOp,
-    finish: Option<u32>,
-    beside: Beside<'a, R>,
 }
 
 impl Codec {
     /// What was received, one after the other, and then the input.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "a part of `run_tile`")]
     fn combine_tile<F: Format>(
         &self,
         format: F,
         tile: &Tile,
+        Combine { op, finish }: Combine,
         received: &[&[u8]],
-        Input { op, finish, beside }: Input<'_, F::Real>,
+        beside: Beside<'_, F::Real>,
         sums: &mut [F::Real],
         others: &mut [F::Real],
     ) {
-        let Some((last, ahead)) = received.split_last() else {
-            return;
-        };
-        if !matches!(op, ReduceOp::Sum | ReduceOp::Avg) {
-            let combine = |finish, sums: &mut [F::Real], incoming: &[F::Real]| {
-                let operands = InPlace {
-                    accumulator: sums.as_mut_bytes(),
-                    incoming: incoming.as_bytes(),
-                };
-                reduce_on(self.route, op, F::Real::DATA_TYPE, finish, operands);
-            };
-            for (index, received) in received.iter().enumerate() {
-                let into = if index == 0 { &mut *sums } else { &mut *others };
-                decode_from(
-                    format,
-                    tile,
-                    received,
-                    into,
-                    Beside::NOTHING,
-                    |_, _, value| value,
-                );
-                if index > 0 {
-                    combine(None, sums, others);
-                }
-            }
-            return combine(finish, sums, beside.values);
-        }
-        // The bits of `kernels::reduce`, but for those of a NaN, which make a block of the one NaN; in one
-        // pass.
-        for (index, received) in ahead.iter().enumerate() {
-            match index {
-                0 => decode_from(
-                    format,
-                    tile,
-                    received,
-                    sums,
-                    Beside::NOTHING,
-                    |_, _, value| value,
-                ),
-                _ => decode_from(
-                    format,
-                    tile,
-                    received,
-                    sums,
-                    Beside::NOTHING,
-                    |sum, _, value| sum + value,
-                ),
-            }
-        }
-        let divisor = finish
-            .filter(|_| op == ReduceOp::Avg)
-            .map(|size| F::Real::of(size.max(1).into()));
-        match (ahead.is_empty(), divisor) {
-            (true, None) => decode_from(format, tile, last, sums, beside, |_, own, value| {
+        // One share to add, as on a ring, is added as it is decoded: the bits of `kernels::reduce`, but for
+        // those of a NaN, which make a block of the one NaN.
+        if let ([only], ReduceOp::Sum | ReduceOp::Avg) = (received, op) {
+            decode_from(format, tile, only, sums, beside, |_, own, value| {
                 value + own
-            }),
-            (true, Some(divisor)) => {
-                decode_from(format, tile, last, sums, beside, |_, own, value| {
-                    (value + own) / divisor
-                })
+            });
+            if let (ReduceOp::Avg, Some(world_size)) = (op, finish) {
+                let divisor = F::Real::of(world_size.max(1).into());
+                sums.iter_mut().for_each(|sum| *sum = *sum / divisor);
             }
-            (false, None) => decode_from(format, tile, last, sums, beside, |sum, own, value| {
-                (sum + value) + own
-            }),
-            (false, Some(divisor)) => {
-                decode_from(format, tile, last, sums, beside, |sum, own, value| {
-                    ((sum + value) + own) / divisor
-                })
+            return;
+        }
+        let combine = |finish, sums: &mut [F::Real], incoming: &[F::Real]| {
+            let operands = InPlace {
+                accumulator: sums.as_mut_bytes(),
+                incoming: incoming.as_bytes(),
+            };
+            reduce_on(self.route, op, F::Real::DATA_TYPE, finish, operands);
+        };
+        for (index, received) in received.iter().enumerate() {
+            let into = if index == 0 { &mut *sums } else { &mut *others };
+            let upcoming = if index == 0 { beside.upcoming } else { &[] };
+            let beside = Beside {
+                values: &[],
+                upcoming,
+            };
+            decode_from(format, tile, received, into, beside, |_, _, value| value);
+            if index > 0 {
+                combine(None, sums, others);
             }
         }
+        combine(finish, sums, beside.values);
     }
 }
 
@@ -294,57 +252,16 @@ fn decode_from<F: Format>(
     tile: &Tile,
     encoded: &[u8],
     values: &mut [F::Real],
-    Beside {
-        values: beside,
-        upcoming,
-    }: Beside<'_, F::Real>,
+    beside: Beside<'_, F::Real>,
     step: impl Fn(F::Real, F::Real, F::Real) -> F::Real,
 ) {
     let blocks = Blocks {
         elements: tile.block_elements,
         parameters: &encoded[tile.parameters.clone()],
         codes: &encoded[tile.codes.clone()],
-        upcoming,
+        upcoming: beside.upcoming,
     };
-    decode_blocks(format, blocks, values, beside, step);
-}
-
-/// Decodes a tile into elements, through `room` where they are not the numbers themselves.
-#[inline(always)]
-fn decode_to<F: Format>(
-    format: F,
-    tile: &Tile,
-    encoded: &[u8],
-    data_type: DataType,
-    output: &mut [u8],
-    past_cache: bool,
-    room: &mut [F::Real],
-) {
-    if data_type == F::Real::DATA_TYPE
-        && !past_cache
-        && let Ok(values) = <[F::Real]>::mut_from_bytes(output)
-    {
-        return decode_from(
-            format,
-            tile,
-            encoded,
-            values,
-            Beside::NOTHING,
-            |_, _, value| value,
-        );
-    }
-    decode_from(
-        format,
-        tile,
-        encoded,
-        room,
-        Beside::NOTHING,
-        |_, _, value| value,
-    );
-    match past_cache && data_type == F::Real::DATA_TYPE {
-        true => copy_past_cache(output, room.as_bytes()),
-        false => store(data_type, room, output),
-    }
+    decode_blocks(format, blocks, values, beside.values, step);
 }
 
 /// The input of a rank, and what its quantizations dropped the last time: where it is, or else in `room`.
