@@ -47,8 +47,6 @@ const CONTRIBUTIONS: Caught = &[
     (Mutation::StoreInsteadOfCombine, &[34, 57, 86, 1]),
     (Mutation::RestartWithoutRollBack, &[128, 152, 197]),
     (Mutation::SkipRollBack, &[128]),
-    (Mutation::PutBackFirstSegmentOnly, &[197]),
-    (Mutation::IgnoreHeartbeats, &[164]),
 ];
 
 /// Seen by I5.
