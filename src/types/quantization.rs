@@ -30,7 +30,8 @@ const MICROSCALING_BLOCK_ELEMENTS: u32 = 32;
 /// | [`mx_fp8_e5m2`](Self::mx_fp8_e5m2) | 8.25 | 1/8 of the element, `m / 2^31` where that is more |
 /// | [`mx_fp4`](Self::mx_fp4) | 4.25 | 1/4 of the element, `m / 12` where that is more |
 ///
-/// and by what rounding to its type costs, as everywhere. Twice that under stochastic rounding. How
+/// and by what rounding to its type costs, as everywhere. Twice that under stochastic rounding, and within a
+/// step of the largest number that there is, beyond which there are no codes. How
 /// often an element is quantized on its way is the [path's](Self::path) business.
 ///
 /// ```

@@ -71,6 +71,10 @@ pub(super) struct MinMax<R, L>(PhantomData<(R, L)>);
 pub(super) struct MinMaxEncoder<R> {
     origin: R,
     steps_per_unit: R,
+    /// The codes whose elements are numbers.
+    first: R,
+    last: R,
+    fits: bool,
 }
 
 impl<R: Real, L: Level<R>> Format for MinMax<R, L> {
@@ -86,30 +90,46 @@ impl<R: Real, L: Level<R>> Format for MinMax<R, L> {
         let Some((low, high)) = range(values) else {
             return ([R::NAN, R::ZERO], None);
         };
+        let (mut first, mut last) = (R::of(-L::HALF), R::of(L::HALF - 1.0));
         if low >= high {
             let encoder = MinMaxEncoder {
                 origin: low,
                 steps_per_unit: R::ZERO,
+                first,
+                last,
+                fits: true,
             };
             return ([low, R::ZERO], Some(encoder));
         }
         let steps = R::of(2.0 * L::HALF - 1.0);
-        let half = R::of(0.5);
+        let (half, one) = (R::of(0.5), R::of(1.0));
         let mut step = finest(high / steps - low / steps, low, high);
+        let middle = low * half + high * half;
         // There are as many codes below the middle as above, and one of them is zero.
-        let origin = (low * half + high * half) + step * half;
-        // The ends of the widest ranges would be rounded to infinity.
-        let (first, last) = (R::of(-L::HALF), R::of(L::HALF - 1.0));
-        let less = R::of(1.0 - f64::from(f32::EPSILON));
-        while !(origin + first * step).is_number() || !(origin + last * step).is_number() {
-            step = step * less;
+        let mut origin = middle + step * half;
+        let ends = |origin: R, step: R| [origin + first * step, origin + last * step];
+        if ends(origin, step).iter().all(|end| end.is_number()) {
+            return Self::fitted(origin, step, first, last, true);
         }
-        let steps_per_unit = R::of(1.0) / step;
-        let encoder = MinMaxEncoder {
-            origin,
-            steps_per_unit,
+        // Next to the largest number there is. A range as wide as can be is rounded beyond it by a hair.
+        step = step * (one - R::FINEST_STEP * half);
+        if ends(origin, step).iter().all(|end| end.is_number()) {
+            return Self::fitted(origin, step, first, last, false);
+        }
+        // Elsewhere there is no room for all codes: those that are left reach within a step of it.
+        if !origin.is_number() {
+            origin = middle;
+        }
+        let codes_within = |room: R| {
+            let codes = (room / step + room / step)
+                .least(R::of(L::HALF - 1.0))
+                .rounded()
+                - one;
+            codes.most(R::ZERO)
         };
-        ([origin, step], Some(encoder))
+        first = -codes_within(R::LARGEST * half + origin * half);
+        last = codes_within(R::LARGEST * half - origin * half);
+        Self::fitted(origin, step, first, last, false)
     }
 
     #[inline(always)]
@@ -118,8 +138,8 @@ impl<R: Real, L: Level<R>> Format for MinMax<R, L> {
     }
 
     #[inline(always)]
-    fn fits(_: Self::Encoder) -> bool {
-        true
+    fn fits(encoder: Self::Encoder) -> bool {
+        encoder.fits
     }
 
     #[inline(always)]
@@ -130,13 +150,32 @@ impl<R: Real, L: Level<R>> Format for MinMax<R, L> {
     #[inline(always)]
     fn encode_clamped(encoder: Self::Encoder, value: R, dither: R) -> L::Bytes {
         let steps = (value - encoder.origin) * encoder.steps_per_unit + dither;
-        let (first, last) = (R::of(-L::HALF), R::of(L::HALF - 1.0));
-        L::of(steps.most(first).least(last) + R::ROUNDING)
+        L::of(steps.most(encoder.first).least(encoder.last) + R::ROUNDING)
     }
 
     #[inline(always)]
     fn decode([origin, step]: [R; 2], code: L::Bytes) -> R {
         origin + L::number(code) * step
+    }
+}
+
+impl<R: Real, L: Level<R>> MinMax<R, L> {
+    #[inline(always)]
+    fn fitted(
+        origin: R,
+        step: R,
+        first: R,
+        last: R,
+        fits: bool,
+    ) -> ([R; 2], Option<MinMaxEncoder<R>>) {
+        let encoder = MinMaxEncoder {
+            origin,
+            steps_per_unit: R::of(1.0) / step,
+            first,
+            last,
+            fits,
+        };
+        ([origin, step], Some(encoder))
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) trait Real:
     const DATA_TYPE: DataType;
     const ZERO: Self;
     const NAN: Self;
+    /// The largest number there is.
+    const LARGEST: Self;
     /// The smallest number whose reciprocal, and that of all smaller steps, stays finite.
     const SMALLEST_STEP: Self;
     /// The smallest step relative to the numbers it counts: counts stay exact, and below
@@ -80,6 +82,7 @@ macro_rules! real {
             const DATA_TYPE: DataType = $data_type;
             const ZERO: Self = 0.0;
             const NAN: Self = <$t>::from_bits($nan);
+            const LARGEST: Self = <$t>::MAX;
             const SMALLEST_STEP: Self = <$t>::from_bits($smallest);
             const FINEST_STEP: Self = $finest;
             const ROUNDING: Self = $rounding;

@@ -619,3 +619,34 @@ fn forty_two_and_forty_three_are_eighty_five() {
         }
     }
 }
+
+/// Steps there are wider than what is left to infinity.
+#[test]
+fn blocks_next_to_the_largest_number_are_encoded_and_stay_numbers() {
+    let f32s = [f32::MAX, f32::MAX.next_down(), f32::MAX * 0.999].map(f64::from);
+    let f64s = [f64::MAX, f64::MAX.next_down(), f64::MAX * 0.999];
+    for quantization in all() {
+        for (data_type, [most, next, less]) in [(DataType::F32, f32s), (DataType::F64, f64s)] {
+            for block in [
+                [most, next],
+                [most, less],
+                [-most, -next],
+                [-less, -most],
+                [-most, most],
+            ] {
+                let found = round_trip(quantization, data_type, &block);
+                let is_beyond_f32 =
+                    data_type == DataType::F64 && !quantization.is_double(data_type);
+                for (value, found) in block.iter().zip(&found) {
+                    let most = 2.0 * bound(quantization, data_type, &block, *value);
+                    let is_near = (value - found).abs() <= most || most.is_infinite();
+                    // Formats that calculate in f32 take what it has no room for as infinite.
+                    assert!(
+                        is_beyond_f32 && found.is_nan() || found.is_finite() && is_near,
+                        "{quantization} {data_type}: {value:e} became {found:e}"
+                    );
+                }
+            }
+        }
+    }
+}
