@@ -152,6 +152,10 @@ impl DataType {
         DataType::F64,
     ];
 
+    /// Those that are floats.
+    pub(crate) const FLOATS: [DataType; 4] =
+        [DataType::F16, DataType::BF16, DataType::F32, DataType::F64];
+
     /// The type with this number.
     pub fn from_number(number: u32) -> Option<DataType> {
         Self::ALL.get(number as usize).copied()

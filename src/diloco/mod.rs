@@ -10,6 +10,9 @@
 //! arXiv 2311.08105. The average is an all-reduce; everything else is here and needs no network.
 //! What peers must share is the outer parameters and the momentum of the outer optimiser: a
 //! newcomer that receives both goes on exactly as the others do.
+//!
+//! The gradients may be quantized on their way: with 8 bits as they are, with 4 by means of what is
+//! dropped and added the next time (`ErrorFeedback`).
 
 mod outer;
 

@@ -192,9 +192,23 @@ impl Quantization {
         self
     }
 
+    /// Every scheme with every type of codes.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let is_integer = |codes: &DataType| !DataType::FLOATS.contains(codes);
+        let codes = DataType::ALL.into_iter().filter(is_integer);
+        let affine = codes.flat_map(|codes| [Self::min_max(codes), Self::zero_point_scale(codes)]);
+        affine.chain([
+            Self::int8(),
+            Self::int4(),
+            Self::mx_fp8_e4m3(),
+            Self::mx_fp8_e5m2(),
+            Self::mx_fp4(),
+        ])
+    }
+
     /// Why elements of `data_type` cannot be quantized so.
     pub(crate) fn check(&self, data_type: DataType) -> Result<(), String> {
-        if !is_float(data_type) {
+        if !DataType::FLOATS.contains(&data_type) {
             return Err(format!(
                 "{data_type} elements are no floats, and only those are quantized"
             ));
@@ -208,7 +222,7 @@ impl Quantization {
         }
         match self.scheme {
             QuantizationScheme::MinMax(codes) | QuantizationScheme::ZeroPointScale(codes)
-                if is_float(codes) =>
+                if DataType::FLOATS.contains(&codes) =>
             {
                 Err(format!("{codes} is no integer type for codes"))
             }
@@ -295,11 +309,6 @@ impl Quantization {
     }
 }
 
-fn is_float(data_type: DataType) -> bool {
-    use DataType::{BF16, F16, F32, F64};
-    matches!(data_type, F16 | BF16 | F32 | F64)
-}
-
 impl QuantizationScheme {
     /// The number of the scheme and that of the type of its codes (0 where it has but one).
     pub(crate) fn numbers(self) -> (u8, u8) {
@@ -351,20 +360,7 @@ impl FromStr for Quantization {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let all = [
-            Self::int8(),
-            Self::int4(),
-            Self::mx_fp8_e4m3(),
-            Self::mx_fp8_e5m2(),
-            Self::mx_fp4(),
-        ];
-        let codes = || DataType::ALL.into_iter().filter(|codes| !is_float(*codes));
-        let affine =
-            codes().flat_map(|codes| [Self::min_max(codes), Self::zero_point_scale(codes)]);
-        let found = all
-            .into_iter()
-            .chain(affine)
-            .find(|one| one.scheme.to_string() == name);
+        let found = Self::all().find(|one| one.scheme.to_string() == name);
         found.ok_or_else(|| {
             "not one of int8, int4, mx-fp8-e4m3, mx-fp8-e5m2, mx-fp4, min-max-u8, zero-point-scale-u8 \
              (and other types of codes)"

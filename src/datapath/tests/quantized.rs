@@ -105,40 +105,12 @@ pub(super) fn expected(descriptor: &Descriptor, inputs: &[Vec<u8>]) -> Vec<u8> {
     result
 }
 
-fn schemes() -> Vec<Quantization> {
-    let codes = [
-        DataType::U8,
-        DataType::I8,
-        DataType::U16,
-        DataType::I16,
-        DataType::U32,
-        DataType::I64,
-    ];
-    let affine = codes.into_iter().flat_map(|codes| {
-        [
-            Quantization::min_max(codes),
-            Quantization::zero_point_scale(codes),
-        ]
-    });
-    affine
-        .chain([
-            Quantization::int8(),
-            Quantization::int4(),
-            Quantization::mx_fp8_e4m3(),
-            Quantization::mx_fp8_e5m2(),
-            Quantization::mx_fp4(),
-        ])
-        .collect()
-}
-
-const FLOATS: [DataType; 4] = [DataType::F16, DataType::BF16, DataType::F32, DataType::F64];
-
 #[tokio::test]
 async fn every_scheme_gives_all_ranks_the_same_right_bits() {
     for (world_size, lanes) in [(2, 1), (3, 16), (4, 3), (5, 2), (6, 1), (7, 4), (8, 2)] {
         let mut cluster = Cluster::new(world_size, lanes);
         let mut tag = 0;
-        for quantization in schemes() {
+        for quantization in Quantization::all() {
             for path in [
                 QuantizationPath::Auto,
                 QuantizationPath::Ring,
@@ -148,7 +120,7 @@ async fn every_scheme_gives_all_ranks_the_same_right_bits() {
                 let count = [1, world_size as u64 - 1, 33, 4_099, 70_001][tag as usize % 5];
                 let descriptor = Descriptor {
                     count,
-                    data_type: FLOATS[tag as usize % 4],
+                    data_type: DataType::FLOATS[tag as usize % 4],
                     op: ReduceOp::ALL[tag as usize % 5],
                     quantization: Some(quantization.path(path)),
                 };
@@ -164,8 +136,7 @@ async fn every_scheme_gives_all_ranks_the_same_right_bits() {
 async fn large_operations_run_beside_each_other() {
     for world_size in [2, 3, 4] {
         let mut cluster = Cluster::new(world_size, 4);
-        let calls: Vec<_> = schemes()
-            .into_iter()
+        let calls: Vec<_> = Quantization::all()
             .filter(|quantization| quantization.code_bits() <= 8)
             .enumerate()
             .map(|(tag, quantization)| {
@@ -197,7 +168,7 @@ async fn large_operations_run_beside_each_other() {
 #[tokio::test]
 async fn stochastic_rounding_gives_the_same_bits_at_every_rank() {
     let mut cluster = Cluster::new(4, 3);
-    for (tag, quantization) in (0..).zip(schemes()) {
+    for (tag, quantization) in (0..).zip(Quantization::all()) {
         let descriptor = Descriptor {
             count: 70_001,
             data_type: DataType::F32,
@@ -211,7 +182,7 @@ async fn stochastic_rounding_gives_the_same_bits_at_every_rank() {
 #[tokio::test]
 async fn what_is_counted_is_what_is_sent() {
     let mut cluster = Cluster::new(2, 1);
-    for (tag, quantization) in (0..).zip(schemes()) {
+    for (tag, quantization) in (0..).zip(Quantization::all()) {
         let descriptor = Descriptor {
             count: 2 * 1000,
             data_type: DataType::F32,

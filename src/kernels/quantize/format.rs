@@ -47,6 +47,43 @@ pub(super) trait Layout {
     fn decode<R: Real>(codes: &[u8], values: &mut [R], step: impl Fn(usize, R, Self::Code) -> R);
 }
 
+/// A layout of codes of a byte or less, as bits in the low end of a word.
+pub(super) trait Narrow: Layout {
+    const BITS: u32;
+
+    /// What is above the low bits is not looked at.
+    fn code(bits: u32) -> Self::Code;
+    fn bits(code: Self::Code) -> u32;
+}
+
+impl Narrow for Whole<1> {
+    const BITS: u32 = 8;
+
+    #[inline(always)]
+    fn code(bits: u32) -> [u8; 1] {
+        [bits as u8]
+    }
+
+    #[inline(always)]
+    fn bits([code]: [u8; 1]) -> u32 {
+        code.into()
+    }
+}
+
+impl Narrow for Nibbles {
+    const BITS: u32 = 4;
+
+    #[inline(always)]
+    fn code(bits: u32) -> u8 {
+        bits as u8
+    }
+
+    #[inline(always)]
+    fn bits(code: u8) -> u32 {
+        code.into()
+    }
+}
+
 /// `N` bytes for each.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Whole<const N: usize>;

@@ -4,7 +4,9 @@
 //! The specification leaves the choice of the power to the encoder. Its example takes one that cuts
 //! off the largest elements of a block, by up to a quarter; here it is the smallest one that does not.
 
-use super::format::{Code, Format, Layout, Nibbles, Whole};
+use std::marker::PhantomData;
+
+use super::format::{Code, Format, Narrow};
 use super::real::{Real, largest_magnitude};
 
 /// The scale that stands for a block of NaN.
@@ -14,10 +16,10 @@ const SCALE_NAN: u8 = 0xff;
 const NAN: u32 = 0x7fc0_0000;
 
 /// Floats of a sign, `EXPONENT` and `FRACTION` bits: E4M3, E5M2, E2M1.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Microscaling<const EXPONENT: u32, const FRACTION: u32>;
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Microscaling<L, const EXPONENT: u32, const FRACTION: u32>(PhantomData<L>);
 
-impl<const EXPONENT: u32, const FRACTION: u32> Microscaling<EXPONENT, FRACTION> {
+impl<L, const EXPONENT: u32, const FRACTION: u32> Microscaling<L, EXPONENT, FRACTION> {
     const BIAS: u32 = (1 << (EXPONENT - 1)) - 1;
     const SIGN: u32 = 1 << (EXPONENT + FRACTION);
     /// The largest number's code: above it are NaN (E4M3) or infinity and NaN (E5M2), or nothing (E2M1).
@@ -66,56 +68,11 @@ pub(super) struct Encoder {
     last: u32,
 }
 
-/// How codes lie in memory.
-pub(super) trait Bits {
-    type Layout: Layout;
-
-    fn code(bits: u32) -> <Self::Layout as Layout>::Code;
-    fn bits(code: <Self::Layout as Layout>::Code) -> u32;
-}
-
-macro_rules! bytes {
-    ($($exponent:literal, $fraction:literal;)*) => {$(
-        impl Bits for Microscaling<$exponent, $fraction> {
-            type Layout = Whole<1>;
-
-            #[inline(always)]
-            fn code(bits: u32) -> [u8; 1] {
-                [bits as u8]
-            }
-            #[inline(always)]
-            fn bits([code]: [u8; 1]) -> u32 {
-                code.into()
-            }
-        }
-    )*};
-}
-
-bytes! {
-    4, 3;
-    5, 2;
-}
-
-impl Bits for Microscaling<2, 1> {
-    type Layout = Nibbles;
-
-    #[inline(always)]
-    fn code(bits: u32) -> u8 {
-        bits as u8
-    }
-
-    #[inline(always)]
-    fn bits(code: u8) -> u32 {
-        code.into()
-    }
-}
-
-impl<const EXPONENT: u32, const FRACTION: u32> Format for Microscaling<EXPONENT, FRACTION>
-where
-    Self: Bits,
+impl<L: Narrow + Copy, const EXPONENT: u32, const FRACTION: u32> Format
+    for Microscaling<L, EXPONENT, FRACTION>
 {
     type Real = f32;
-    type Layout = <Self as Bits>::Layout;
+    type Layout = L;
     /// The exponent of the scale, E8M0.
     type Parameters = [u8; 1];
     type Encoder = Encoder;
@@ -174,12 +131,12 @@ where
         let units = (units + dither + f32::ROUNDING).to_bits() - f32::ROUNDING.to_bits();
         let code = ((exponent - Self::SMALLEST_NORMAL) << FRACTION) + units;
         let sign = (scaled.to_bits() >> (31 - EXPONENT - FRACTION)) & Self::SIGN;
-        Self::code(code.min(last) | sign)
+        L::code(code.min(last) | sign)
     }
 
     #[inline(always)]
     fn decode(scale: f32, code: Code<Self>) -> f32 {
-        Self::number(Self::bits(code)) * scale
+        Self::number(L::bits(code)) * scale
     }
 }
 

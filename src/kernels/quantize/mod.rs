@@ -38,7 +38,7 @@ mod tests;
 use super::Route;
 use crate::types::{DataType, Quantization, QuantizationScheme, ReduceOp};
 use affine::{MinMax, ZeroPointScale};
-use format::Format;
+use format::{Format, Nibbles, Whole};
 use microscaling::Microscaling;
 use noise::Noise;
 pub use noise::Place;
@@ -176,11 +176,11 @@ impl Codec {
                 (4, _) => self.run_as(ZeroPointScale::<f64, i32>::new(normal), len_bytes, work),
                 _ => self.run_as(ZeroPointScale::<f64, i64>::new(normal), len_bytes, work),
             },
-            S::Int8 => self.run_as(Symmetric::<8>::new(normal), len_bytes, work),
-            S::Int4 => self.run_as(Symmetric::<4>::new(normal), len_bytes, work),
-            S::MxFp8E4M3 => self.run_as(Microscaling::<4, 3>, len_bytes, work),
-            S::MxFp8E5M2 => self.run_as(Microscaling::<5, 2>, len_bytes, work),
-            S::MxFp4 => self.run_as(Microscaling::<2, 1>, len_bytes, work),
+            S::Int8 => self.run_as(Symmetric::<Whole<1>>::new(normal), len_bytes, work),
+            S::Int4 => self.run_as(Symmetric::<Nibbles>::new(normal), len_bytes, work),
+            S::MxFp8E4M3 => self.run_as(Microscaling::<Whole<1>, 4, 3>::default(), len_bytes, work),
+            S::MxFp8E5M2 => self.run_as(Microscaling::<Whole<1>, 5, 2>::default(), len_bytes, work),
+            S::MxFp4 => self.run_as(Microscaling::<Nibbles, 2, 1>::default(), len_bytes, work),
         }
     }
 

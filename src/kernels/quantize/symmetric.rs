@@ -1,19 +1,30 @@
 //! Block-wise integers: multiples of one scale, as many to either side of zero.
 
+use std::marker::PhantomData;
+
 use super::affine::normal_range;
-use super::format::{Code, Format, Layout, Nibbles, Whole};
+use super::format::{Code, Format, Narrow};
 use super::real::{Real, largest_magnitude, mean};
 
-/// Codes of `BITS` bits, in two's complement.
+/// Codes in two's complement.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Symmetric<const BITS: u32> {
+pub(super) struct Symmetric<L> {
     clips: bool,
+    layout: PhantomData<L>,
 }
 
-impl<const BITS: u32> Symmetric<BITS> {
+impl<L: Narrow> Symmetric<L> {
     /// `clips`: a normal block's outliers.
     pub(super) fn new(clips: bool) -> Self {
-        Self { clips }
+        let layout = PhantomData;
+        Self { clips, layout }
+    }
+
+    /// The number of a code.
+    #[inline(always)]
+    fn number(code: L::Code) -> f32 {
+        let unused = 32 - L::BITS;
+        ((L::bits(code) << unused) as i32 >> unused) as f32
     }
 }
 
@@ -24,50 +35,9 @@ pub(super) struct Encoder {
     fits: bool,
 }
 
-/// How signed codes lie in memory.
-pub(super) trait Signed {
-    type Layout: Layout;
-
-    /// Of the low bits.
-    fn code(bits: u32) -> <Self::Layout as Layout>::Code;
-    fn number(code: <Self::Layout as Layout>::Code) -> f32;
-}
-
-impl Signed for Symmetric<8> {
-    type Layout = Whole<1>;
-
-    #[inline(always)]
-    fn code(bits: u32) -> [u8; 1] {
-        [bits as u8]
-    }
-
-    #[inline(always)]
-    fn number([code]: [u8; 1]) -> f32 {
-        f32::from(code as i8)
-    }
-}
-
-impl Signed for Symmetric<4> {
-    type Layout = Nibbles;
-
-    #[inline(always)]
-    fn code(bits: u32) -> u8 {
-        bits as u8
-    }
-
-    #[inline(always)]
-    fn number(code: u8) -> f32 {
-        // The sign is in the fourth bit.
-        f32::from((code ^ 8) as i8 - 8)
-    }
-}
-
-impl<const BITS: u32> Format for Symmetric<BITS>
-where
-    Self: Signed,
-{
+impl<L: Narrow + Copy> Format for Symmetric<L> {
     type Real = f32;
-    type Layout = <Self as Signed>::Layout;
+    type Layout = L;
     /// The scale, a `bf16`.
     type Parameters = [u8; 2];
     type Encoder = Encoder;
@@ -83,12 +53,12 @@ where
         let mut fits = true;
         if self.clips {
             fits = false;
-            let reach = mean(values, |value| value * value).sqrt() * normal_range(BITS) as f32;
+            let reach = mean(values, |value| value * value).sqrt() * normal_range(L::BITS) as f32;
             if reach > 0.0 {
                 largest = largest.least(reach);
             }
         }
-        let mut last = ((1 << (BITS - 1)) - 1) as f32;
+        let mut last = ((1 << (L::BITS - 1)) - 1) as f32;
         let scale = largest / last;
         let scale = if scale > 0.0 {
             scale.most(f32::SMALLEST_STEP)
@@ -125,14 +95,14 @@ where
 
     #[inline(always)]
     fn encode(encoder: Encoder, value: f32) -> Code<Self> {
-        Self::code((value * encoder.steps_per_unit + f32::ROUNDING).to_bits())
+        L::code((value * encoder.steps_per_unit + f32::ROUNDING).to_bits())
     }
 
     #[inline(always)]
     fn encode_clamped(encoder: Encoder, value: f32, dither: f32) -> Code<Self> {
         let steps = value * encoder.steps_per_unit + dither;
         let steps = steps.most(-encoder.last).least(encoder.last);
-        Self::code((steps + f32::ROUNDING).to_bits())
+        L::code((steps + f32::ROUNDING).to_bits())
     }
 
     #[inline(always)]
