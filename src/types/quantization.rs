@@ -95,7 +95,7 @@ pub enum Rounding {
     Nearest,
     /// Either, so that its expectation is the element. The generator is Philox4x32-10 under this key,
     /// counted by where in the operation an element is: the same key, peers and inputs give the same
-    /// bits, so a program wants another key for every operation. Encoding takes some six times as long.
+    /// bits, so a program wants another key for every operation. Encoding takes some ten times as long.
     Stochastic {
         /// The key.
         key: u64,
