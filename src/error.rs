@@ -30,6 +30,17 @@ pub enum Gone {
         /// What the last attempt to reach it met.
         cause: String,
     },
+    /// The master came back, or another took over, and for `master_grace` too few of the run's
+    /// peers came back to it for anything to be decided; this peer has left the run for good.
+    #[error(
+        "master {master} was without a majority of the run's peers for longer than {grace_ms} ms"
+    )]
+    NoMajority {
+        /// Its address.
+        master: String,
+        /// The configured patience.
+        grace_ms: u64,
+    },
     /// This communicator was closed, or has left the run, by its owner.
     #[error("the communicator is closed")]
     Closed,

@@ -40,6 +40,21 @@ mutations! {
     /// A resumed session does not say again what the other side has missed.
     ResumeSaysNothing,
 
+    /// A master that has come back rules with whoever is there.
+    RuleWithoutMajority,
+    /// A master that has come back takes peers in that the newest proposal is without.
+    TakeBackWhoWasLeftOut,
+    /// A master that has come back does not care how operations have ended at a member, or were
+    /// to end by a proposal.
+    InheritNothing,
+    /// A master that has come back settles in the epoch that not all of its members have come back
+    /// to.
+    GoOnWithoutTheAbsent,
+    /// A master that has come back does not end the calls that have ended for others.
+    AnswerNobodyBehind,
+    /// A peer follows a master of a term below one that it has followed.
+    FollowLowerTerms,
+
     /// A peer is in an epoch as soon as it is proposed.
     OpenAtProposal,
     /// A peer ends an operation whose deadline has passed without waiting for the master.

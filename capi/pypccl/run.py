@@ -363,6 +363,7 @@ def free_port():
 def start(*arguments):
     environment = {**os.environ, "PYTHONPATH": str(WORK / "package"), "PCCL_LISTEN_PORTS": "0"}
     environment.setdefault("PCCL_MASTER_GRACE_MS", "0")
+    environment.setdefault("PCCL_RECOVERY_WINDOW_MS", "0")
     return subprocess.Popen(
         [str(WORK / "venv/bin/python"), str(Path(__file__).resolve()), *map(str, arguments)],
         stdout=subprocess.PIPE,

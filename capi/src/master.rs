@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::communicator::{socket_address, write};
 use crate::guard::{Failure, Outcome, guard};
 use crate::handles::Handles;
+use crate::options;
 use crate::types::{Code, Opaque, SocketAddress};
 
 static MASTERS: Handles<Instance> = Handles::new();
@@ -55,8 +56,8 @@ impl Instance {
         if self.address.port() == 0 {
             return Err(Failure::usage("port 0 is no address that peers can know"));
         }
-        let master =
-            Master::bind(self.address).map_err(|error| Failure::usage(error.to_string()))?;
+        let master = Master::bind_with(self.address, options::master()?)
+            .map_err(|error| Failure::usage(error.to_string()))?;
         let interrupt = Arc::new(Interrupt::default());
         let (instance, wanted) = (self.clone(), interrupt.clone());
         let stopper = std::thread::Builder::new()

@@ -5,7 +5,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use core_pccl::Config;
+use core_pccl::{Config, MasterConfig};
 
 use crate::guard::{Failure, Outcome};
 
@@ -101,6 +101,17 @@ pub(crate) fn read_environment(config: &mut Config) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// A master's settings, which the C API has no other words for.
+pub(crate) fn master() -> Result<MasterConfig, Failure> {
+    let mut config = MasterConfig::default();
+    let variable = "PCCL_RECOVERY_WINDOW_MS";
+    if let Ok(value) = std::env::var(variable) {
+        config.recovery_window = milliseconds(&value)
+            .map_err(|reason| Failure::argument(format!("{variable}=`{value}`: {reason}")))?;
+    }
+    Ok(config)
 }
 
 fn number<T: FromStr<Err: ToString>>(text: &str) -> Result<T, String> {

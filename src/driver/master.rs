@@ -86,8 +86,14 @@ impl Master {
     }
 
     /// As [`bind`](Self::bind), with settings.
+    ///
+    /// Nobody can come back to a port that the system picks: there `recovery_window` is zero.
     pub fn bind_with(address: SocketAddr, config: MasterConfig) -> Result<Self, MasterError> {
         check(&config)?;
+        let config = match address.port() {
+            0 => config.new_run(),
+            _ => config,
+        };
         let host = Host::default();
         let listener = listen(&host, address)?;
         let address = listener.local_addr();
@@ -347,6 +353,7 @@ impl Loop {
                 }
                 Output::Send { connection, frame } => self.send(connection, &frame),
                 Output::Close { connection } => {
+                    self.greeted.remove(&connection);
                     self.connections.remove(&connection);
                 }
                 Output::Probe { peer, address } => {

@@ -333,6 +333,13 @@ impl Loop {
             self.caller = Some(caller.clone());
             self.links.introduce(caller);
         }
+        if let Welcome::Returned { timings, .. } = welcome {
+            // Takes effect with the next epoch's links, whose round trips are known then.
+            self.patience = Patience {
+                link_timeout: self.config.link_timeout.unwrap_or(timings.link_timeout),
+                lane_stall_timeout: timings.lane_stall_timeout,
+            };
+        }
     }
 
     /// Nothing is expected of far neighbours before their answers can be here.

@@ -171,7 +171,7 @@ pub(super) fn turn_away(stream: Stream, reason: &'static str) {
     tokio::spawn(async move { refuse(stream, reason).await });
 }
 
-/// Follows the plans of one round until this peer has its share. One task does all of it, so that
+/// Follows the plans of a round until this peer has its share. One task does all of it, so that
 /// two holders never write to the same tensor, and what is complete is not begun anew.
 async fn receive_share(
     caller: Caller,
@@ -179,10 +179,12 @@ async fn receive_share(
     shared: Arc<Shared>,
     events: mpsc::UnboundedSender<SyncEvent>,
 ) {
+    let mut complete = None;
     loop {
         let plan = plans.borrow_and_update().clone();
         if let Some(plan) = plan
             && let Some(holder) = &plan.holder
+            && complete != Some(plan.round)
         {
             let round = plan.round;
             if mutated(Mutation::SayReceivedTooEarly) {
@@ -208,11 +210,11 @@ async fn receive_share(
                     }
                 }
             };
-            let is_complete = matches!(event, SyncEvent::Received { .. });
-            let _ = events.send(event);
-            if is_complete {
-                return;
+            if let SyncEvent::Received { round } = event {
+                // Another round may follow, if the master is lost before it can commit this one.
+                complete = Some(round);
             }
+            let _ = events.send(event);
         }
         if plans.changed().await.is_err() {
             return;

@@ -47,8 +47,9 @@ impl fmt::Display for WorldTime {
     }
 }
 
-/// A process of the world, in the order in which they were started. The master is 0. A process that
-/// dies never comes back; another one may take its address.
+/// A process of the world, in the order in which they were started. The master is 0, and keeps the
+/// number when it is started again. Any other that dies never comes back; another one may take its
+/// address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(pub u32);
 
@@ -175,6 +176,10 @@ pub enum Event {
     /// The machine of this life has left the run.
     MachineGone(Gone),
 
+    /// At the master: nobody of the run before is left, and another begins. Numbers begin anew.
+    NewRun,
+    /// At the master, which was started again: the run goes on.
+    MasterRules,
     /// At the master: an epoch is active.
     MasterEpoch(Epoch),
     /// At the master: who is to be in the next epoch.

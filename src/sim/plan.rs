@@ -137,6 +137,13 @@ pub enum FaultKind {
         /// For so long.
         length: Duration,
     },
+    /// SIGKILL for the master; it is started again later, in memory of nothing.
+    KillMaster {
+        /// Its kernel closes the sockets after so long.
+        lag: Duration,
+        /// It is there again after so long.
+        away: Duration,
+    },
     /// Another process begins.
     Start {
         /// On the machine, and with the port, of one that has died, if there is one.
@@ -205,6 +212,7 @@ impl Plan {
                 Fault::draw_on_link(dice, at, path.delay, &mut faults);
             }
         }
+        Fault::draw_on_master(seed, (first_ms, last_ms), &mut faults);
         faults.sort_by_key(|fault| fault.at);
         Self {
             seed,
@@ -221,6 +229,25 @@ impl Plan {
 }
 
 impl Fault {
+    /// In one world of two the master is killed. It has dice of its own: what else happens is the
+    /// same with it and without.
+    fn draw_on_master(seed: u64, (first_ms, last_ms): (u64, u64), faults: &mut Vec<Self>) {
+        let dice = &mut Dice::new(seed, 4);
+        if dice.one_in(2) {
+            return;
+        }
+        for _ in 0..dice.between(1, 4) {
+            let at = WorldTime::from_ms(dice.between(first_ms, last_ms));
+            let away = match dice.one_in(2) {
+                true => dice.ms(100, 600),
+                false => dice.ms(100, 5000),
+            };
+            let lag = dice.ms(0, 80);
+            let kind = FaultKind::KillMaster { lag, away };
+            faults.push(Self { at, kind });
+        }
+    }
+
     /// A link between two peers that breaks again and again, or for long enough to be given up.
     fn draw_on_link(dice: &mut Dice, mut at: WorldTime, delay: Duration, faults: &mut Vec<Self>) {
         let a = 1 + dice.below(1000);

@@ -23,6 +23,9 @@ use crate::protocol::master::MasterConfig;
 /// How long a sender waits for its bytes to get across.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long peers wait for their master.
+const MASTER_GRACE: Duration = Duration::from_secs(8);
+
 /// What came of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -76,6 +79,8 @@ struct Cast {
 /// What the world asks for.
 #[derive(Debug, Default)]
 struct Seen {
+    /// Starts of the master.
+    masters: u8,
     living: Vec<ProcessId>,
     ended: BTreeSet<ProcessId>,
 }
@@ -88,10 +93,12 @@ impl Cast {
         let manner = Manner::draw(dice, plan.path.rate_bytes_per_s, strict, plan.mode);
         let mut secret = [0; 40];
         secret.fill_with(|| dice.any() as u8);
-        let master = match plan.profile {
+        let mut master = match plan.profile {
             Profile::Default => MasterConfig::default(),
             Profile::Fast => MasterConfig::fast(),
         };
+        // Longer than anybody of a run waits for its master: there are never two runs.
+        master.recovery_window = MASTER_GRACE + Duration::from_secs(4);
         let tolerance = Tolerance {
             // Heartbeats under way, and the paths, add to an outage.
             outage: master.resume_grace / 2,
@@ -110,7 +117,7 @@ impl Cast {
             config: Config::new("the world says where")
                 .lanes_per_link(plan.lanes)
                 .connect_timeout(Duration::from_secs(5))
-                .master_grace(Duration::from_secs(8)),
+                .master_grace(MASTER_GRACE),
             secret,
             recorder: Recorder::new(checkers::all(tolerance), keeps_trace),
             seen: Arc::default(),
@@ -118,10 +125,11 @@ impl Cast {
     }
 
     /// How long everything may take to come right: whoever has lost the master gives it up and
-    /// connects again; who was let in meanwhile is found to be unreachable, twice; what was sent
+    /// connects again, to a master that waits for it; who was let in meanwhile is found to be unreachable, twice; what was sent
     /// into a cut is given up.
     fn bound(&self) -> Duration {
         self.config.master_grace
+            + self.master.recovery_window
             + self.config.connect_timeout
             + 2 * (self.master.wiring_timeout + self.master.silence_ceiling)
             + USER_TIMEOUT
@@ -175,8 +183,15 @@ impl Script for Cast {
     fn main(&self, stage: Stage) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let ground = self.ground(&stage);
         if stage.process == MASTER {
-            let secret = Secret(self.secret);
-            return Box::pin(program::run_master(ground, self.master.clone(), secret));
+            let seen = &mut *self.seen.lock();
+            let config = match seen.masters {
+                0 => self.master.clone().new_run(),
+                _ => self.master.clone(),
+            };
+            // Neither its run nor what is drawn from its seed is known to the next.
+            let secret = self.secret.map(|byte| byte.wrapping_add(seen.masters));
+            seen.masters = seen.masters.wrapping_add(1);
+            return Box::pin(program::run_master(ground, config, Secret(secret)));
         }
         let role = self.role(stage.seed);
         let seen = self.seen.clone();

@@ -22,7 +22,7 @@ use super::history::{Event, ProcessId, Record, WorldTime};
 use crate::driver::{Observed, Observer};
 use crate::protocol::master::{self, ConnectionId};
 use crate::protocol::peer;
-use crate::types::{Epoch, PeerId};
+use crate::types::{Epoch, PeerId, RunId};
 use crate::wire::control::{Hello, ToPeer, Welcome};
 
 /// Writes the history of one world. Clones write the same one.
@@ -51,6 +51,8 @@ struct Inner {
     records: u64,
     checkers: Vec<Box<dyn Checker>>,
     violation: Option<Violation>,
+    /// The run that peers were registered in last.
+    run: Option<RunId>,
     /// The newest epoch that the master made active: it tells each peer.
     master_epoch: Option<Epoch>,
     /// Whose the connections at the master are.
@@ -72,6 +74,7 @@ impl Recorder {
             records: 0,
             checkers,
             violation: None,
+            run: None,
             master_epoch: None,
             callers: BTreeMap::new(),
             right: BTreeSet::new(),
@@ -282,17 +285,23 @@ impl Inner {
             }
             master::Output::Welcome {
                 connection,
-                welcome: Welcome::Registered { peer, .. },
+                welcome: Welcome::Registered { run, peer, .. },
                 ..
             } => {
                 self.callers.insert(*connection, *peer);
-                None
+                let before = self.run.replace(*run);
+                if before.is_none_or(|before| before == *run) {
+                    return None;
+                }
+                self.master_epoch = None;
+                Some(Event::NewRun)
             }
             master::Output::Send { connection, frame } => match &frame.message {
                 ToPeer::EpochActive { epoch } if self.master_epoch < Some(*epoch) => {
                     self.master_epoch = Some(*epoch);
                     Some(Event::MasterEpoch(*epoch))
                 }
+                ToPeer::RunGoesOn => Some(Event::MasterRules),
                 ToPeer::Evicted { reason } => Some(Event::Evicted {
                     peer: *self.callers.get(connection)?,
                     reason: reason.clone(),

@@ -93,7 +93,13 @@ impl Script for Reducers {
             };
             return Box::pin(async move {
                 let listener = listen(&host, stage.master).unwrap();
-                serve(host, listener, MasterConfig::default(), Secret([7; 40])).await;
+                serve(
+                    host,
+                    listener,
+                    MasterConfig::default().new_run(),
+                    Secret([7; 40]),
+                )
+                .await;
             });
         }
         Box::pin(self.clone().reduce_for_ever(stage))

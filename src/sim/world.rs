@@ -183,7 +183,7 @@ impl<'a, S: Script> World<'a, S> {
                     faults.insert((self.now + SECOND_TRY, number), fault);
                 }
             }
-            self.undo_what_is_due();
+            self.undo_what_is_due()?;
             if self.now >= self.plan.calm_at && self.signals.calm().is_none() {
                 self.calm()?;
             }
@@ -250,6 +250,11 @@ impl<'a, S: Script> World<'a, S> {
             self.connect(machine);
             machine
         });
+        self.begin(id, machine)
+    }
+
+    /// A process begins, on its machine.
+    fn begin(&mut self, id: ProcessId, machine: Machine) -> std::io::Result<()> {
         let stage = Stage {
             process: id,
             nic: self.network.nic(id, machine),
@@ -264,7 +269,9 @@ impl<'a, S: Script> World<'a, S> {
         let main = self.script.main(stage);
         let process = Process::start(id, machine, self.now, drift_ppm, main)?;
         self.processes.insert(id, process);
-        self.share_cuts(id);
+        if id != MASTER {
+            self.share_cuts(id);
+        }
         Ok(())
     }
 
@@ -291,8 +298,7 @@ impl<'a, S: Script> World<'a, S> {
         self.note(MASTER, Event::Calm);
         let living = self.peers().len() as u32;
         self.signals.living.store(living, Ordering::Relaxed);
-        self.undo_what_is_due();
-        Ok(())
+        self.undo_what_is_due()
     }
 
     fn note(&self, process: ProcessId, event: Event) {

@@ -36,21 +36,18 @@ impl Actor {
         Self::spawn(label, folder, arguments, Stdio::null(), place)
     }
 
-    /// Starts a master; returns where it listens, too.
+    /// Starts a master, at the address of one before it where there was one; returns where it
+    /// listens, too.
     pub(crate) fn start_master(
         folder: &Path,
         profile: Profile,
         place: Option<Place>,
+        before: Option<&str>,
     ) -> Result<(Self, String), String> {
         let host = place.as_ref().map_or(Ipv4Addr::LOCALHOST, Place::address);
-        let arguments = [
-            "master",
-            "--listen",
-            &format!("{host}:0"),
-            "--profile",
-            profile.name(),
-        ]
-        .map(str::to_owned);
+        let listen = before.map_or_else(|| format!("{host}:0"), str::to_owned);
+        let arguments =
+            ["master", "--listen", &listen, "--profile", profile.name()].map(str::to_owned);
         let mut actor = Self::spawn("master", folder, &arguments, Stdio::piped(), place)?;
         let mut address = String::new();
         if let Some(output) = actor.child.stdout.take() {
@@ -81,7 +78,13 @@ impl Actor {
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(output)
-            .stderr(File::create(errors).map_err(failed)?)
+            .stderr(
+                File::options()
+                    .create(true)
+                    .append(true)
+                    .open(errors)
+                    .map_err(failed)?,
+            )
             .spawn()
             .map_err(failed)?;
         let input = child
@@ -99,6 +102,11 @@ impl Actor {
 
     pub(crate) fn place(&self) -> Option<&Place> {
         self.place.as_ref()
+    }
+
+    /// The network of one that is dead, for another in its place.
+    pub(crate) fn take_place(&mut self) -> Option<Place> {
+        self.place.take()
     }
 
     pub(crate) fn pid(&self) -> u32 {

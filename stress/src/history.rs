@@ -32,6 +32,9 @@ impl Bounds {
     }
 }
 
+/// How the time is called for which there is no master.
+pub(crate) const DEAD: &str = "dead";
+
 #[derive(Debug)]
 pub(crate) struct History {
     pub(crate) bounds: Bounds,
@@ -129,6 +132,13 @@ impl History {
                     process.killed_us = Some(line.at_us);
                     is_over = true;
                 }
+                // Another in the place of the master, which was away for so long.
+                Event::Started { .. } if line.who == "master" => {
+                    if let Some(from_us) = process.killed_us.take() {
+                        let for_ms = line.at_us.saturating_sub(from_us) / 1000;
+                        process.hold(from_us, for_ms, Some(&DEAD.to_owned()));
+                    }
+                }
                 Event::AskedToLeave => process.asked_to_leave_us = Some(line.at_us),
                 Event::Stopped { for_ms } => process.hold(line.at_us, *for_ms, None),
                 Event::Cut { way, for_ms, .. } => process.hold(line.at_us, *for_ms, Some(way)),
@@ -179,6 +189,13 @@ impl History {
             .sum()
     }
 
+    /// For how long there was no master, the last time that it was killed and came back.
+    pub(crate) fn master_away_us(&self) -> Option<u64> {
+        let mut holds = self.held("master");
+        let away = holds.rfind(|hold| hold.cut.as_deref() == Some(DEAD))?;
+        Some(away.to_us - away.from_us)
+    }
+
     /// Whether a process was stopped or cut off at some time between two moments.
     pub(crate) fn was_held(&self, label: &str, from_us: u64, to_us: u64) -> bool {
         let mut holds = self.held(label);
@@ -201,7 +218,7 @@ impl History {
         sum
     }
 
-    fn held(&self, label: &str) -> impl Iterator<Item = &Hold> {
+    fn held(&self, label: &str) -> impl DoubleEndedIterator<Item = &Hold> {
         let process = self.processes.get(label);
         process.into_iter().flat_map(|process| &process.holds)
     }

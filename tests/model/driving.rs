@@ -8,7 +8,9 @@ use pccl::Epoch;
 use pccl::protocol::master::{self, ConnectionId, MasterConfig, Solution};
 use pccl::protocol::peer::{self, RequestId};
 use pccl::topology;
-use pccl::wire::control::{Frame, Heartbeat, Hello, ToMaster, ToPeer, Welcome};
+use pccl::wire::control::{
+    Frame, Heartbeat, Hello, Outcome, Settlement, ToMaster, ToPeer, Welcome,
+};
 
 use super::state::{Line, State};
 
@@ -32,7 +34,7 @@ pub(crate) fn master_config() -> MasterConfig {
         resume_grace: Duration::from_secs(4),
         wiring_timeout: Duration::from_secs(100),
         peers_max: 16,
-        ..MasterConfig::default()
+        ..MasterConfig::default().new_run()
     }
 }
 
@@ -151,12 +153,18 @@ impl State {
                     let world = self.world.change();
                     world.proposed = Some(proposal.epoch);
                     world.acknowledged.clear();
+                    let outcomes = proposal.outcomes.iter();
+                    world.to_decide = outcomes.map(|o| (o.op, is_committed(o))).collect();
                 }
             }
             ToPeer::EpochActive { epoch } => self.note_active(*epoch),
-            ToPeer::OperationSettled { op, .. } if Some(op.epoch) == self.world.active => {
+            ToPeer::OperationSettled(settlement)
+                if Some(settlement.op.epoch) == self.world.active =>
+            {
+                let op = settlement.op;
                 let settled = self.world.change().settled.entry(op.tag.0).or_insert(0);
                 *settled = (*settled).max(op.n + 1);
+                self.note_decided(op, is_committed(settlement));
             }
             _ => {}
         }
@@ -272,6 +280,10 @@ impl State {
 const WORD: ToMaster = ToMaster::Wired {
     epoch: Epoch { term: 0, count: 0 },
 };
+
+fn is_committed(settlement: &Settlement) -> bool {
+    matches!(settlement.outcome, Outcome::Committed { .. })
+}
 
 /// A frame that does nothing but acknowledge up to this number.
 pub(crate) fn nothing_but<M>(acknowledged: u64, message: M) -> Frame<M> {

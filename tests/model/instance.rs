@@ -72,6 +72,8 @@ impl Instance {
             voters: BTreeSet::new(),
             agreed: BTreeSet::new(),
             proposed: None,
+            to_decide: BTreeMap::new(),
+            decided: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             broken: BTreeMap::new(),
         };

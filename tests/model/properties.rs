@@ -75,6 +75,17 @@ impl State {
         world.voters = voters;
         world.agreed.clear();
         world.settled.clear();
+        for (op, is_committed) in std::mem::take(&mut self.world.change().to_decide) {
+            self.note_decided(op, is_committed);
+        }
+    }
+
+    /// The master has decided how an operation ends, by itself or with an epoch that has begun.
+    pub(crate) fn note_decided(&mut self, op: OperationId, is_committed: bool) {
+        let decided = &mut self.world.change().decided;
+        if *decided.entry(op).or_insert(is_committed) != is_committed {
+            self.violate(ONE_OUTCOME, format!("{op} is committed and aborted"));
+        }
     }
 
     /// A node that is still in the run gives back the memory of an operation.
@@ -107,6 +118,12 @@ impl State {
                 let seen = format!("node {node} keeps {op} while {peer} has not all of it");
                 self.violate(COMPLETE, seen);
             }
+        }
+        // What an epoch leaves without an outcome is put back.
+        let is_over = self.world.active > Some(op.epoch) && rolled_back;
+        if !is_over && self.world.decided.get(&op) != Some(&!rolled_back) {
+            let seen = format!("node {node} ends {op}, which is not decided so");
+            self.violate(ONE_OUTCOME, seen);
         }
         match self.world.ends.get(&op) {
             Some(end) if end.rolled_back != rolled_back => {
@@ -154,11 +171,13 @@ impl State {
         };
         let is_old = |epoch: Epoch| epoch < oldest;
         let has_old = self.world.rings.keys().any(|epoch| is_old(*epoch))
-            || self.world.ends.keys().any(|op| is_old(op.epoch));
+            || self.world.ends.keys().any(|op| is_old(op.epoch))
+            || self.world.decided.keys().any(|op| is_old(op.epoch));
         if has_old {
             let world = self.world.change();
             world.rings.retain(|epoch, _| !is_old(*epoch));
             world.ends.retain(|op, _| !is_old(op.epoch));
+            world.decided.retain(|op, _| !is_old(op.epoch));
         }
     }
 

@@ -328,6 +328,10 @@ pub(crate) struct World {
     /// Voters known dead.
     pub(crate) agreed: BTreeSet<PeerId>,
     pub(crate) proposed: Option<Epoch>,
+    /// Whether operations are committed once the proposed epoch is active.
+    pub(crate) to_decide: BTreeMap<OperationId, bool>,
+    /// Whether the master has committed or aborted what somebody may still end.
+    pub(crate) decided: BTreeMap<OperationId, bool>,
     pub(crate) acknowledged: BTreeSet<PeerId>,
 
     /// Properties that do not hold, with what was seen.

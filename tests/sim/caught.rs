@@ -15,103 +15,112 @@ type Caught = &'static [(Mutation, &'static [u64])];
 
 /// Seen by I1.
 const MEMBERSHIP_IS_LINEAR: Caught = &[
-    (Mutation::OpenAtProposal, &[1, 61, 186, 3]),
-    (Mutation::RingOfItsOwn, &[125, 155, 1, 31]),
+    (Mutation::OpenAtProposal, &[1, 3, 4, 0]),
+    (Mutation::RingOfItsOwn, &[1, 4, 2, 0]),
 ];
 
 /// Seen by I2.
 const SAME_BITS: Caught = &[
-    (Mutation::SettleAtFirstDone, &[156]),
-    (Mutation::CommitAllAtEpochEnd, &[133]),
-    (Mutation::TakeRepeats, &[34]),
-    (Mutation::TakeStaleFrames, &[116]),
+    (Mutation::SettleAtFirstDone, &[2, 0, 3]),
+    (Mutation::TakeRepeats, &[34, 44, 8, 14]),
 ];
 
 /// Seen by I3.
 const ONE_OUTCOME: Caught = &[
-    (Mutation::ForgetDebt, &[170, 82, 83, 38]),
-    (Mutation::EndAtDeadline, &[124, 152, 148, 12]),
+    (Mutation::ForgetDebt, &[28, 7, 1, 15]),
+    (Mutation::EndAtDeadline, &[12, 16, 56, 4]),
 ];
 
 /// Seen by I4.
 const CONTRIBUTIONS: Caught = &[
-    (Mutation::SettleAtFirstDone, &[45, 47, 154, 170]),
-    (Mutation::ReuseEpochNumber, &[127]),
-    (Mutation::CommitAllAtEpochEnd, &[98, 89, 135, 82]),
-    (Mutation::TakeRepeats, &[100, 24, 8, 104]),
-    (Mutation::TakeTornSegments, &[122, 8, 104, 120]),
-    (Mutation::TakeStaleFrames, &[80, 68, 96, 152]),
-    (Mutation::DropDescriptorCheck, &[59, 127]),
-    (Mutation::NewRingContributes, &[124, 74, 41, 70]),
-    (Mutation::EmptyNeedsNobody, &[170, 162, 12, 6]),
-    (Mutation::StoreInsteadOfCombine, &[34, 57, 86, 1]),
-    (Mutation::RestartWithoutRollBack, &[128, 152, 197]),
-    (Mutation::SkipRollBack, &[128]),
+    (Mutation::SettleAtFirstDone, &[4]),
+    (Mutation::ReuseEpochNumber, &[21]),
+    (Mutation::CommitAllAtEpochEnd, &[5, 1, 6, 4]),
+    (Mutation::TakeRepeats, &[24]),
+    (Mutation::TakeTornSegments, &[68, 8, 56, 104]),
+    (Mutation::TakeStaleFrames, &[68, 16, 56, 52]),
+    (Mutation::DropDescriptorCheck, &[667, 59, 127, 263]),
+    (Mutation::NewRingContributes, &[54, 64, 46, 48]),
+    (Mutation::EmptyNeedsNobody, &[12, 6, 16, 20]),
+    (Mutation::StoreInsteadOfCombine, &[1, 4, 2, 0]),
+    (Mutation::RestartWithoutRollBack, &[245, 197, 62]),
 ];
 
 /// Seen by I5.
 const STATE_PARITY: Caught = &[
-    (Mutation::SettleWhileChanging, &[32]),
-    (Mutation::CommitSyncAtFirstReceived, &[156, 4, 81, 6]),
-    (Mutation::SayReceivedTooEarly, &[1, 34, 57, 86]),
-    (Mutation::RevisionByTwo, &[66, 192, 3, 112]),
-    (Mutation::TaintedElectable, &[92, 100, 44]),
-    (Mutation::ForgetTaint, &[180, 92, 100, 44]),
+    (Mutation::SettleWhileChanging, &[0]),
+    (Mutation::CommitSyncAtFirstReceived, &[0, 31, 28, 4]),
+    (Mutation::SayReceivedTooEarly, &[1, 4, 2, 3]),
+    (Mutation::RevisionByTwo, &[3, 1, 0]),
+    (Mutation::TaintedElectable, &[524, 452, 92]),
+    (Mutation::ForgetTaint, &[452, 92, 504]),
 ];
 
 /// Seen by I6.
 const BOUNDED_BLOCKING: Caught = &[
-    (Mutation::ReuseEpochNumber, &[88, 167, 185, 141]),
-    (Mutation::SettleWhileChanging, &[40]),
-    (Mutation::KeepUnlisted, &[125, 102, 127, 32]),
-    (Mutation::ResumeSaysNothing, &[183, 179, 91, 80]),
-    (Mutation::EndAtDeadline, &[24]),
-    (Mutation::NeverReplaceProposal, &[158, 97, 29, 166]),
-    (Mutation::NoResendAfterBrokenLane, &[116, 34, 160, 49]),
-    (Mutation::NoGrant, &[133, 62, 5, 177]),
-    (Mutation::MeetingNeverFails, &[119, 15, 163, 115]),
+    (Mutation::ReuseEpochNumber, &[8, 19, 7]),
+    (Mutation::SettleWhileChanging, &[1]),
+    (Mutation::KeepUnlisted, &[88, 32, 78, 98]),
+    (Mutation::ResumeSaysNothing, &[93, 14, 121]),
+    (Mutation::GoOnWithoutTheAbsent, &[792]),
+    (Mutation::AnswerNobodyBehind, &[337]),
+    (Mutation::NeverReplaceProposal, &[8, 12, 19, 7]),
+    (Mutation::NoResendAfterBrokenLane, &[49, 56, 16, 8]),
+    (Mutation::NoGrant, &[5, 49, 41, 46]),
+    (Mutation::MeetingNeverFails, &[15, 19, 28, 7]),
 ];
 
 /// Seen by I7.
 const ABORT_LEAVES_NOTHING: Caught = &[
-    (Mutation::RestartWithoutRollBack, &[68]),
-    (Mutation::SkipRollBack, &[123, 116, 149, 82]),
-    (Mutation::PutBackFirstSegmentOnly, &[116, 124, 152, 80]),
-    (Mutation::ReplyBeforeRollBack, &[123, 116, 149, 82]),
+    (Mutation::RestartWithoutRollBack, &[88]),
+    (Mutation::SkipRollBack, &[7, 1, 4, 8]),
+    (Mutation::PutBackFirstSegmentOnly, &[1, 4, 8, 10]),
+    (Mutation::ReplyBeforeRollBack, &[7, 1, 4, 8]),
 ];
 
 /// Seen by I8.
 const NOTHING_LEFT_OVER: Caught = &[
-    (Mutation::KeepLaneTasks, &[63, 175, 135, 161]),
-    (Mutation::KeepListener, &[107, 63, 175, 119]),
-    (Mutation::KeepMemory, &[163, 107, 63, 87]),
+    (Mutation::KeepLaneTasks, &[0, 1, 3, 4]),
+    (Mutation::KeepListener, &[3, 0, 1, 4]),
+    (Mutation::KeepMemory, &[1, 3, 0, 4]),
 ];
 
 /// Seen by a checker without a number.
 const RIGHT_EVICTIONS: Caught = &[
-    (Mutation::ReuseEpochNumber, &[38]),
-    (Mutation::ResumeSaysNothing, &[18]),
-    (Mutation::OneWitnessKills, &[18, 140, 139, 38]),
-    (Mutation::KeepComplaints, &[160]),
-    (Mutation::IgnoreHeartbeats, &[98, 147, 63, 149]),
+    (Mutation::ResumeSaysNothing, &[38]),
+    (Mutation::OneWitnessKills, &[18, 13, 38, 24]),
+    (Mutation::KeepComplaints, &[237, 417]),
+    (Mutation::IgnoreHeartbeats, &[7, 13, 0, 8]),
 ];
 
 /// Seen by a checker without a number.
 const SILENCES_END: Caught = &[
-    (Mutation::NeverReplaceProposal, &[135]),
-    (Mutation::IgnoreSilence, &[158, 161, 141, 135]),
+    (Mutation::GoOnWithoutTheAbsent, &[724]),
+    (Mutation::NeverReplaceProposal, &[20]),
+    (Mutation::IgnoreSilence, &[7, 15, 6, 16]),
 ];
 
 /// Seen by a checker without a number.
 const NO_COMPLAINTS: Caught = &[
-    (Mutation::SettleWhileChanging, &[34, 57, 86, 70]),
-    (Mutation::RevisionByTwo, &[34]),
+    (Mutation::SettleWhileChanging, &[4, 2, 5]),
+    (Mutation::AnswerNobodyBehind, &[476, 417, 494]),
+    (Mutation::RevisionByTwo, &[4]),
 ];
 
 /// What no world has shown yet: `tests/model/mutations.rs` does.
 const LEFT_TO_THE_MODEL: &[Mutation] = &[
     Mutation::ActivateWithoutMajority,
     Mutation::OutcomesAtProposal,
+];
+
+/// What hardly any world shows: `protocol/tests/` does, in runs of the state machines alone.
+const LEFT_TO_THE_MACHINES: &[Mutation] = &[
+    Mutation::RuleWithoutMajority,
+    Mutation::TakeBackWhoWasLeftOut,
+    Mutation::InheritNothing,
+    Mutation::GoOnWithoutTheAbsent,
+    Mutation::AnswerNobodyBehind,
+    Mutation::FollowLowerTerms,
 ];
 
 const ALL: &[Caught] = &[
@@ -214,9 +223,10 @@ fn nothing_is_wrong_in_these_worlds_where_no_rule_is_broken() {
 }
 
 #[test]
-fn every_rule_is_here_or_left_to_the_model() {
+fn every_rule_is_here_or_left_to_others() {
     let seen = ALL.iter().copied().flatten().map(|(rule, _)| rule);
-    let known: BTreeSet<_> = seen.chain(LEFT_TO_THE_MODEL).collect();
+    let elsewhere = LEFT_TO_THE_MODEL.iter().chain(LEFT_TO_THE_MACHINES);
+    let known: BTreeSet<_> = seen.chain(elsewhere).collect();
     let forgotten: Vec<_> = Mutation::ALL
         .iter()
         .filter(|m| !known.contains(m))

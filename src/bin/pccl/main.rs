@@ -38,6 +38,9 @@ enum Command {
     /// One peer of `bench`, started by it.
     #[command(hide = true)]
     BenchPeer(bench::PeerArguments),
+    /// The master of `demo --kill-master`, started by it.
+    #[command(hide = true)]
+    DemoMaster(demo::master::DemoMasterArguments),
     /// One peer of `demo`, started by it.
     #[command(hide = true)]
     DemoWorker(demo::worker::WorkerArguments),
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchPeer(arguments) => bench::run_peer(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoMaster(arguments) => demo::master::run(&arguments),
         Command::DemoWorker(arguments) => demo::worker::run(&arguments),
     }
 }

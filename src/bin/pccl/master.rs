@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use pccl::{Master, MasterConfig};
@@ -15,6 +16,13 @@ pub(crate) struct MasterArguments {
     /// How soon a peer that is silent, stopped or cut off is given up.
     #[arg(long, value_enum, default_value_t = Profile::Default)]
     profile: Profile,
+    /// Begin a new run at once. Without it a master waits at its start for the peers of a run that
+    /// had a master before it, which go on where they were; new peers wait meanwhile.
+    #[arg(long)]
+    new_run: bool,
+    /// How long it waits for them, in milliseconds; 2000 by default, 1000 with the fast profile.
+    #[arg(long, value_name = "MS", conflicts_with = "new_run")]
+    recovery_window_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -28,10 +36,16 @@ enum Profile {
 /// Runs until a signal ends the process: SIGINT and SIGTERM do what they always do. The peers
 /// notice the closed connections at once.
 pub(crate) fn run(arguments: &MasterArguments) -> ExitCode {
-    let config = match arguments.profile {
+    let mut config = match arguments.profile {
         Profile::Default => MasterConfig::default(),
         Profile::Fast => MasterConfig::fast(),
     };
+    if arguments.new_run {
+        config = config.new_run();
+    }
+    if let Some(window_ms) = arguments.recovery_window_ms {
+        config.recovery_window = Duration::from_millis(window_ms);
+    }
     let master = match Master::bind_with(arguments.listen, config) {
         Ok(master) => master,
         Err(error) => {

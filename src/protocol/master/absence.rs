@@ -82,6 +82,9 @@ impl Master {
     }
 
     pub(super) fn on_port_refused(&mut self, peer: PeerId) {
+        if let Some(listening) = &mut self.listening {
+            listening.note_refused(peer);
+        }
         self.on_second_witness(peer, "and its port refuses connections");
     }
 

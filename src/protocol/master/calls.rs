@@ -54,6 +54,7 @@ impl Master {
         };
         match &member.call {
             None => return,
+            Some(JointCall::SyncSharedState(_)) if self.is_committing(member.group) => return,
             Some(JointCall::SyncSharedState(_)) if self.is_syncing(member.group) => {
                 let group = member.group;
                 self.abort_sync(group, format!("{} cancelled it", self.name(peer)));
@@ -67,13 +68,15 @@ impl Master {
             }
             Some(_) => {}
         }
-        self.finish_calls(&[peer], |_| Some(CallResult::Cancelled));
+        self.finish_calls(&[peer], 0, |_| Some(CallResult::Cancelled));
     }
 
-    /// Ends the calls of these peers for which `result` has an answer.
+    /// Ends the calls of these peers for which `result` has an answer. Where that is all in scope,
+    /// `number` says which of its kind it was; otherwise it is 0.
     pub(super) fn finish_calls(
         &mut self,
         peers: &[PeerId],
+        number: u64,
         result: impl Fn(&JointCall) -> Option<CallResult>,
     ) {
         for peer in peers {
@@ -82,7 +85,8 @@ impl Master {
             };
             if let Some(answer) = member.call.as_ref().and_then(&result) {
                 member.call = None;
-                self.say(*peer, ToPeer::CallDone(answer));
+                let result = answer;
+                self.say(*peer, ToPeer::CallDone { number, result });
             }
         }
     }
@@ -98,16 +102,18 @@ impl Master {
             self.accepted(None)
                 .all(|(_, member)| member.is_calling(kind))
         };
-        let result = if all_call(|call| *call == JointCall::ArePeersPending) {
+        let (number, result) = if all_call(|call| *call == JointCall::ArePeersPending) {
             let pending = self.members.values().any(|m| m.is_waiting(self.now));
-            CallResult::Pending(pending)
+            self.tally.pendings += 1;
+            (self.tally.pendings, CallResult::Pending(pending))
         } else if all_call(|call| *call == JointCall::UpdateTopology) {
             // `newcomers_due` found nobody, or the epoch would be changing.
-            CallResult::Updated
+            self.tally.updates += 1;
+            (self.tally.updates, CallResult::Updated)
         } else {
             return false;
         };
-        self.finish_calls(&everybody, |_| Some(result.clone()));
+        self.finish_calls(&everybody, number, |_| Some(result.clone()));
         true
     }
 
@@ -118,7 +124,7 @@ impl Master {
         }
         let calls = self.calls_that_cannot_meet();
         if let Some((detail, callers)) = calls {
-            self.finish_calls(&callers, |_| {
+            self.finish_calls(&callers, 0, |_| {
                 Some(CallResult::CannotMeet {
                     detail: detail.clone(),
                 })
@@ -128,7 +134,7 @@ impl Master {
         let Some((group, op, detail, callers)) = self.operation_that_cannot_meet() else {
             return false;
         };
-        self.finish_calls(&callers, |_| {
+        self.finish_calls(&callers, 0, |_| {
             Some(CallResult::CannotMeet {
                 detail: detail.clone(),
             })

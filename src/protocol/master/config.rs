@@ -37,6 +37,10 @@ pub struct MasterConfig {
     /// Default 10 s, fast 3 s. One that does not come up holds `update_topology` up for so long;
     /// longer than `link_timeout`, or a broken link is blamed on the newcomer.
     pub wiring_timeout: Duration,
+    /// How long a master that starts waits for peers of a run that had a master before it. Default
+    /// 2 s, fast 1 s. The first peers of a new run wait for so long. Zero begins a new run at once,
+    /// and those of another are evicted when they come.
+    pub recovery_window: Duration,
     /// Most peers, registered and accepted. Default 256: each learns the whole ring, so
     /// that memory at the master grows with the square of it. Each costs a connection and two small
     /// tasks.
@@ -53,6 +57,7 @@ impl Default for MasterConfig {
             link_timeout: Duration::from_secs(1),
             resume_grace: Duration::from_millis(1200),
             wiring_timeout: Duration::from_secs(10),
+            recovery_window: Duration::from_secs(2),
             peers_max: 256,
         }
     }
@@ -71,7 +76,17 @@ impl MasterConfig {
             link_timeout: Duration::from_millis(300),
             resume_grace: Duration::from_millis(300),
             wiring_timeout: Duration::from_secs(3),
+            recovery_window: Duration::from_secs(1),
             ..Self::default()
+        }
+    }
+
+    /// Begins a new run at once, whatever peers of another come: `recovery_window` is zero.
+    #[must_use]
+    pub fn new_run(self) -> Self {
+        Self {
+            recovery_window: Duration::ZERO,
+            ..self
         }
     }
 

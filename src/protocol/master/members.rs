@@ -1,6 +1,6 @@
 //! Who is here: registration, resume, and the three ways of going.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::mutation::{Mutation, mutated};
 use crate::protocol::session::Session;
 use crate::protocol::silence::{Watch, Watcher, away, next_beat};
 use crate::types::{GroupId, PeerId, PeerName, Timestamp};
-use crate::wire::control::{Heartbeat, Hello, Join, ToPeer, Welcome};
+use crate::wire::control::{Heartbeat, Hello, Join, Report, ToMaster, ToPeer, Welcome};
 
 /// How many peers that are gone are remembered with their reason.
 const GONE_MAX: usize = 1000;
@@ -38,8 +38,16 @@ pub(super) struct Member {
     /// Neighbours that saw all their lanes to it close.
     pub(super) unreachable_from: BTreeSet<PeerId>,
     pub(super) call: Option<Call>,
-    token: u64,
+    /// Outcomes it is not known to have: the number of the message, and that of the outcome.
+    pub(super) told: VecDeque<(u64, u64)>,
+    /// It has every outcome of its group up to this number.
+    pub(super) has: u64,
+    pub(super) token: u64,
     pub(super) closed: Option<Closed>,
+    /// What it holds of the run, where this master has come back to it.
+    pub(super) report: Option<Box<Report>>,
+    /// What else it said before this master ruled.
+    pub(super) later: Vec<ToMaster>,
 }
 
 /// Far beyond the end of every simulated world.
@@ -112,12 +120,17 @@ pub(super) enum Departure {
 impl Master {
     pub(super) fn on_hello(&mut self, connection: ConnectionId, hello: Hello, from: SocketAddr) {
         match hello {
+            hello if self.listening.is_some() => {
+                self.on_hello_while_listening(connection, hello, from);
+            }
             Hello::Join(join) => self.register(connection, join, from),
             Hello::Resume {
                 run,
                 peer,
                 token,
                 last_seen,
+                reign,
+                accepted,
             } => {
                 let known = self
                     .members
@@ -125,7 +138,17 @@ impl Master {
                     .is_some_and(|member| member.token == token);
                 if run != self.run {
                     self.refuse(connection, format!("this master does not know run {run}"));
-                } else if known {
+                } else if reign.start != self.reign.start && reign.term >= self.reign.term {
+                    // A stranger's word costs nobody anything, and a member not its place: it may be
+                    // this master that does not know. Who was only proposed joins again.
+                    if known || self.accepted(None).next().is_none() {
+                        self.step_down(connection, reign.term);
+                    } else if accepted {
+                        self.outputs.push_back(Output::Close { connection });
+                    } else {
+                        self.refuse(connection, format!("peer {peer} is not known"));
+                    }
+                } else if known && reign.start == self.reign.start {
                     self.resume(connection, peer, last_seen);
                 } else {
                     let reason = self.gone.get(&peer).cloned();
@@ -136,7 +159,7 @@ impl Master {
         }
     }
 
-    fn register(&mut self, connection: ConnectionId, join: Join, from: SocketAddr) {
+    pub(super) fn register(&mut self, connection: ConnectionId, join: Join, from: SocketAddr) {
         if self.members.len() >= self.config.peers_max {
             let limit = self.config.peers_max;
             self.refuse(connection, format!("the run is full: {limit} peers"));
@@ -165,30 +188,12 @@ impl Master {
             address,
         };
         info!(%name, group = %join.group, "registered");
-        self.members.insert(
-            peer,
-            Member {
-                name,
-                group: join.group,
-                lanes: join.lanes,
-                accepted: false,
-                synced: false,
-                session: Session::new(),
-                connection: Some(connection),
-                last_word: self.now,
-                back_since: None,
-                watch: Watch::new(
-                    Watcher::Master,
-                    self.config.timings(),
-                    self.now,
-                    self.next_heartbeat,
-                ),
-                unreachable_from: BTreeSet::new(),
-                call: None,
-                token,
-                closed: None,
-            },
-        );
+        let member = Member {
+            group: join.group,
+            lanes: join.lanes,
+            ..self.new_member(name, token, connection)
+        };
+        self.members.insert(peer, member);
         self.connections.insert(connection, peer);
         self.outputs.push_back(Output::Welcome {
             connection,
@@ -197,9 +202,40 @@ impl Master {
                 peer,
                 token,
                 timings: self.config.timings(),
+                reign: self.reign,
             },
             accepted: false,
         });
+    }
+
+    /// A peer of which nothing is known but its name.
+    pub(super) fn new_member(
+        &self,
+        name: PeerName,
+        token: u64,
+        connection: ConnectionId,
+    ) -> Member {
+        let timings = self.config.timings();
+        Member {
+            name,
+            group: GroupId::default(),
+            lanes: None,
+            accepted: false,
+            synced: false,
+            session: Session::new(),
+            connection: Some(connection),
+            last_word: self.now,
+            back_since: None,
+            watch: Watch::new(Watcher::Master, timings, self.now, self.next_heartbeat),
+            unreachable_from: BTreeSet::new(),
+            call: None,
+            told: VecDeque::new(),
+            has: 0,
+            token,
+            closed: None,
+            report: None,
+            later: Vec::new(),
+        }
     }
 
     fn resume(&mut self, connection: ConnectionId, peer: PeerId, last_seen: u64) {
@@ -232,7 +268,7 @@ impl Master {
         }
     }
 
-    fn refuse(&mut self, connection: ConnectionId, reason: String) {
+    pub(super) fn refuse(&mut self, connection: ConnectionId, reason: String) {
         info!(%reason, "refused a connection");
         self.outputs
             .push_back(Output::Refuse { connection, reason });
@@ -268,9 +304,11 @@ impl Master {
             self.connections.remove(&connection);
             self.outputs.push_back(Output::Close { connection });
         }
-        self.gone.insert(peer, reason.clone());
-        while self.gone.len() > GONE_MAX {
-            self.gone.pop_first();
+        self.note_gone(peer, reason.clone());
+        if let Some(listening) = &mut self.listening
+            && departure != Departure::Evicted
+        {
+            listening.note_dead(peer);
         }
         self.testimony.forget_peer(peer);
         for other in self.members.values_mut() {
@@ -283,6 +321,14 @@ impl Master {
         self.sync_lost(member.group, peer);
     }
 
+    /// Remembers why a peer is gone.
+    pub(super) fn note_gone(&mut self, peer: PeerId, reason: String) {
+        self.gone.insert(peer, reason);
+        while self.gone.len() > GONE_MAX {
+            self.gone.pop_first();
+        }
+    }
+
     pub(super) fn on_tick(&mut self) {
         self.last_tick = self.now;
         self.give_up_on_wiring();
@@ -293,7 +339,10 @@ impl Master {
             .filter_map(|(peer, member)| Some((*peer, member.overdue(config, now)?)))
             .collect();
         for (peer, reason) in overdue {
-            self.evict(peer, reason);
+            match self.listening {
+                Some(_) => self.forget_silent(peer),
+                None => self.evict(peer, reason),
+            }
         }
         self.probe_again();
         if self.next_heartbeat <= self.now {

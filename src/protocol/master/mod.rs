@@ -26,15 +26,17 @@ mod config;
 mod epochs;
 mod members;
 mod operations;
+mod returning;
 mod syncs;
+mod tally;
 mod testimony;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use crate::mutation::{Mutation, mutated};
-use crate::types::{Epoch, GroupId, PeerId, PeerName, RunId, Timestamp};
-use crate::wire::control::{Frame, Hello, ToMaster, ToPeer, Welcome};
+use crate::types::{Epoch, GroupId, OperationId, PeerId, PeerName, RunId, Timestamp};
+use crate::wire::control::{CallResult, Frame, Hello, Outcome, Reign, ToMaster, ToPeer, Welcome};
 
 pub use config::MasterConfig;
 pub use epochs::{Solution, SolveRequest};
@@ -42,7 +44,9 @@ pub use epochs::{Solution, SolveRequest};
 use epochs::{ActiveEpoch, Change};
 use members::Member;
 use operations::Operations;
+use returning::Listening;
 use syncs::SharedStateOfGroup;
+use tally::Tally;
 use testimony::Testimony;
 
 /// A connection, as the driver numbers them.
@@ -138,7 +142,9 @@ pub enum Output {
 pub struct Master {
     config: MasterConfig,
     run: RunId,
-    term: u32,
+    reign: Reign,
+    /// Nothing is decided yet: peers of a run that had a master before may come back.
+    listening: Option<Listening>,
     /// Tokens and link secrets are derived from it.
     seed: [u8; 32],
     now: Timestamp,
@@ -158,15 +164,23 @@ pub struct Master {
     testimony: Testimony,
 
     operations: BTreeMap<GroupId, Operations>,
+    /// How operations of epochs that are over, or end, have ended under another master.
+    inherited: BTreeMap<GroupId, BTreeMap<OperationId, Outcome>>,
     shared_state: BTreeMap<GroupId, SharedStateOfGroup>,
     next_round: u64,
+    tally: Tally,
+    /// How joint calls have ended under another master that these are still in.
+    answers_owed: BTreeMap<PeerId, (u64, CallResult)>,
+    /// Secrets of links that another master gave.
+    link_secrets: BTreeMap<(PeerId, PeerId), [u8; 16]>,
 
     outputs: VecDeque<Output>,
 }
 
 impl Master {
-    /// A master without peers. `seed` must be unpredictable: session tokens and link secrets
-    /// come from it.
+    /// A master without peers, which takes no lower term than this one. `run` begins where no peer
+    /// of another comes back within `recovery_window`. `seed` must be unpredictable: session tokens
+    /// and link secrets come from it.
     pub fn new(
         config: MasterConfig,
         run: RunId,
@@ -175,11 +189,16 @@ impl Master {
         now: Timestamp,
     ) -> Self {
         let testimony = Testimony::new(&config);
+        let listening = (!config.recovery_window.is_zero()).then(|| Listening::new(now));
+        let mut start = [0; 8];
+        start.copy_from_slice(&secret(&seed, "start", &[])[..8]);
+        let start = u64::from_le_bytes(start);
         Self {
             next_heartbeat: now + config.heartbeat_interval,
             config,
             run,
-            term,
+            reign: Reign { term, start },
+            listening,
             seed,
             now,
             last_tick: now,
@@ -193,8 +212,12 @@ impl Master {
             next_request: 1,
             testimony,
             operations: BTreeMap::new(),
+            inherited: BTreeMap::new(),
             shared_state: BTreeMap::new(),
-            next_round: 1,
+            next_round: first_round(term),
+            tally: Tally::default(),
+            answers_owed: BTreeMap::new(),
+            link_secrets: BTreeMap::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -241,7 +264,20 @@ impl Master {
         if let Some(deadline) = self.testimony.deadline() {
             earliest = earliest.min(deadline);
         }
+        if let Some(deadline) = self.listening_deadline() {
+            earliest = earliest.min(deadline);
+        }
         earliest
+    }
+
+    /// Whether it decides: not while it waits for those who had another master before.
+    pub fn rules(&self) -> bool {
+        self.listening.is_none()
+    }
+
+    /// The run, and the term that it rules in.
+    pub fn run(&self) -> (RunId, u32) {
+        (self.run, self.reign.term)
     }
 
     /// The active epoch.
@@ -262,12 +298,15 @@ impl Master {
     /// Makes every decision that what is known allows, until nothing changes any more.
     fn advance(&mut self) {
         loop {
+            if self.listening.is_some() && !self.rule_where_possible() {
+                return;
+            }
             self.replace_epoch_where_needed();
             if self.activate_where_agreed() {
                 continue;
             }
             // Once an epoch is proposed nothing more is settled in the old one.
-            if self.change.is_some() && !mutated(Mutation::SettleWhileChanging) {
+            if !self.may_settle() {
                 return;
             }
             let settled = self.fail_what_cannot_meet()
@@ -278,6 +317,11 @@ impl Master {
                 return;
             }
         }
+    }
+
+    /// Whether anything may end in the active epoch: not once another is to follow.
+    fn may_settle(&self) -> bool {
+        (self.change.is_none() && !self.active.must_end) || mutated(Mutation::SettleWhileChanging)
     }
 
     /// A heartbeat on which no decision hangs, the most frequent message by far. The first one of a
@@ -312,7 +356,16 @@ impl Master {
                 return;
             }
         }
+        member.note_acknowledged(frame.acknowledged);
         match frame.message {
+            ToMaster::Heartbeat(beat) => self.on_heartbeat(peer, &beat),
+            message if self.listening.is_some() => self.on_message_while_listening(peer, message),
+            message => self.on_message(peer, message),
+        }
+    }
+
+    fn on_message(&mut self, peer: PeerId, message: ToMaster) {
+        match message {
             ToMaster::Heartbeat(beat) => self.on_heartbeat(peer, &beat),
             ToMaster::EpochAcknowledged { epoch } => self.on_acknowledged(peer, epoch),
             ToMaster::Wired { epoch } => self.on_wired(peer, epoch),
@@ -340,6 +393,8 @@ impl Master {
                 self.on_sync_failed(peer, round, holder, reason);
             }
             ToMaster::Leave => self.on_leave(peer),
+            // It answers a question that is over.
+            ToMaster::Report(_) | ToMaster::Promised { .. } => {}
         }
     }
 
@@ -348,7 +403,16 @@ impl Master {
         let Some(member) = self.members.get_mut(&peer) else {
             return;
         };
+        let settlement = match &message {
+            ToPeer::OperationSettled(settlement) => Some(settlement.number),
+            // The outcomes of the proposal hold.
+            ToPeer::EpochActive { .. } => Some(self.tally.settlements(member.group)),
+            _ => None,
+        };
         let frame = member.session.say(message);
+        if let Some(number) = settlement {
+            member.told.push_back((frame.sequence, number));
+        }
         if let Some(connection) = member.connection {
             self.outputs.push_back(Output::Send { connection, frame });
         }
@@ -369,13 +433,22 @@ impl Master {
     }
 
     fn secret(&self, purpose: &str, numbers: &[u64]) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.seed);
-        hasher.update(purpose.as_bytes());
-        for number in numbers {
-            hasher.update(&number.to_le_bytes());
-        }
-        let mut secret = [0; 16];
-        secret.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        secret
+        secret(&self.seed, purpose, numbers)
     }
+}
+
+/// Rounds of different masters have different numbers.
+fn first_round(term: u32) -> u64 {
+    (u64::from(term) << 32) + 1
+}
+
+fn secret(seed: &[u8; 32], purpose: &str, numbers: &[u64]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new_keyed(seed);
+    hasher.update(purpose.as_bytes());
+    for number in numbers {
+        hasher.update(&number.to_le_bytes());
+    }
+    let mut secret = [0; 16];
+    secret.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    secret
 }

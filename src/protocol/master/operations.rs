@@ -51,6 +51,12 @@ impl Operations {
         }
     }
 
+    /// As another master had settled uses of a tag.
+    pub(super) fn learn(&mut self, tag: Tag, settled: u32) {
+        let count = self.settled.entry(tag).or_insert(0);
+        *count = (*count).max(settled);
+    }
+
     pub(super) fn unsettled(&self) -> impl Iterator<Item = (OperationId, &Operation)> {
         self.unsettled
             .iter()
@@ -108,6 +114,7 @@ impl Master {
         operation.begun.insert(peer, descriptor);
         if let Some((other, field)) = disagreement
             && self.change.is_none()
+            && !self.active.must_end
             && !mutated(Mutation::DropDescriptorCheck)
         {
             let detail = format!("{} and {} differ", self.name(other), self.name(peer));
@@ -186,7 +193,7 @@ impl Master {
     }
 
     fn abort(&mut self, peer: PeerId, op: OperationId, cause: AbortCause) {
-        if self.change.is_some() {
+        if self.change.is_some() || self.active.must_end {
             // The epoch that is coming brings the outcome, or a new start.
             return;
         }
@@ -238,14 +245,9 @@ impl Master {
             Outcome::Aborted(cause) => debug!(%op, %group, ?cause, "aborted"),
         }
         let members = self.active.rings.get(&group).cloned().unwrap_or_default();
+        let settlement = self.settlement(group, &members, op, outcome);
         for peer in members {
-            self.say(
-                peer,
-                ToPeer::OperationSettled {
-                    op,
-                    outcome: outcome.clone(),
-                },
-            );
+            self.say(peer, ToPeer::OperationSettled(settlement.clone()));
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::wire::control::{CallResult, JointCall, SyncPlan, ToPeer};
 #[derive(Clone, Debug, Default, Hash)]
 pub(super) struct SharedStateOfGroup {
     /// One above the last committed revision; none before the first sync commits.
-    expected: Option<Revision>,
+    pub(super) expected: Option<Revision>,
     round: Option<Round>,
 }
 
@@ -30,9 +30,19 @@ struct Round {
     receiving: BTreeSet<PeerId>,
     failed: BTreeSet<(PeerId, PeerId)>,
     lost: BTreeSet<PeerId>,
+    /// All have received: it commits, once an epoch is active in which those who have it then vote.
+    is_committing: bool,
 }
 
 impl Master {
+    /// Whether the sync of this group can only commit.
+    pub(super) fn is_committing(&self, group: GroupId) -> bool {
+        self.shared_state
+            .get(&group)
+            .and_then(|state| state.round.as_ref())
+            .is_some_and(|round| round.is_committing)
+    }
+
     pub(super) fn is_syncing(&self, group: GroupId) -> bool {
         self.shared_state
             .get(&group)
@@ -49,9 +59,14 @@ impl Master {
 
     fn step_sync(&mut self, group: GroupId) -> bool {
         let state = self.shared_state.entry(group).or_default();
-        match &state.round {
-            Some(round) if round.receiving.is_empty() => {
+        match &mut state.round {
+            Some(round) if round.is_committing => {
                 self.commit_sync(group);
+                true
+            }
+            Some(round) if round.receiving.is_empty() => {
+                round.is_committing = true;
+                // `advance` comes here again, after the epoch that it may need.
                 true
             }
             Some(_) => false,
@@ -140,6 +155,7 @@ impl Master {
             receiving,
             failed: BTreeSet::new(),
             lost: BTreeSet::new(),
+            is_committing: false,
         };
         if let Some(state) = self.shared_state.get_mut(&group) {
             state.round = Some(round);
@@ -201,13 +217,13 @@ impl Master {
                 member.synced = true;
             }
         }
-        self.active.count_synced(&self.members);
         self.finish_sync(group, CallResult::Synced { revision });
     }
 
     fn finish_sync(&mut self, group: GroupId, result: CallResult) {
         let members: Vec<PeerId> = self.accepted(Some(group)).map(|(peer, _)| *peer).collect();
-        self.finish_calls(&members, |call| {
+        let number = self.tally.next_sync(group);
+        self.finish_calls(&members, number, |call| {
             matches!(call, JointCall::SyncSharedState(_)).then(|| result.clone())
         });
     }

@@ -3,13 +3,16 @@
 use super::{Command, Output, Peer, Phase, Reply, RequestId};
 use crate::error::{ConnectError, Gone, MembershipError, SyncError};
 use crate::shared_state::Presentation;
+use crate::types::Revision;
 use crate::wire::control::{CallResult, JointCall, SyncPlan, ToMaster};
 
 /// The joint call the caller is in.
-#[derive(Clone, Copy, Debug, Hash)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct RunningCall {
     request: RequestId,
     kind: Kind,
+    /// What the master was told: what is received since is marked in it.
+    call: JointCall,
     /// Its own caller no longer wants it.
     cancelled: bool,
 }
@@ -100,16 +103,55 @@ impl Peer {
         self.call = Some(RunningCall {
             request,
             kind,
+            call: call.clone(),
             cancelled: false,
         });
         self.say(ToMaster::Call(call));
     }
 
-    pub(super) fn on_call_done(&mut self, result: CallResult) {
+    /// Says again what call is running, to a master that has just come.
+    pub(super) fn say_call(&mut self) {
+        let Some(RunningCall {
+            call, cancelled, ..
+        }) = &self.call
+        else {
+            return;
+        };
+        let (call, cancelled) = (call.clone(), *cancelled);
+        self.say(ToMaster::Call(call));
+        if cancelled {
+            self.say(ToMaster::CancelCall);
+        }
+    }
+
+    /// Takes note of a call that ended for all.
+    fn complete(&mut self, number: u64, kind: Kind, result: &CallResult) {
+        if let CallResult::Synced { revision } = result {
+            self.expected = Some(Revision(revision.0.saturating_add(1)));
+        }
+        if number == 0 {
+            return;
+        }
+        let completed = &mut self.completed;
+        match kind {
+            Kind::UpdateTopology => completed.counts.updates = number,
+            Kind::ArePeersPending => {
+                completed.counts.pendings = number;
+                completed.pending = Some(result.clone());
+            }
+            Kind::SyncSharedState => {
+                completed.counts.syncs = number;
+                completed.sync = Some(result.clone());
+            }
+        }
+    }
+
+    pub(super) fn on_call_done(&mut self, number: u64, result: CallResult) {
         let Some(call) = self.call.take() else {
             return;
         };
-        let RunningCall { request, kind, .. } = call;
+        let (request, kind) = (call.request, call.kind);
+        self.complete(number, kind, &result);
         let reply = match (result, kind) {
             (CallResult::Updated, Kind::UpdateTopology) => {
                 self.debts.clear();
@@ -158,10 +200,18 @@ impl Peer {
     pub(super) fn on_sync_plan(&mut self, plan: SyncPlan) {
         if let Some(RunningCall {
             request,
-            kind: Kind::SyncSharedState,
+            call: JointCall::SyncSharedState(presentation),
             ..
-        }) = self.call
+        }) = &mut self.call
         {
+            // A master that comes back elects anew: what is written to from now on is not what it
+            // was presented as.
+            for index in &plan.receive {
+                if let Some(entry) = presentation.entries.get_mut(*index as usize) {
+                    entry.tainted = true;
+                }
+            }
+            let request = *request;
             self.outputs.push_back(Output::BeginSync { request, plan });
         }
     }

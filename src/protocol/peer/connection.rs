@@ -17,6 +17,8 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pauses between attempts to reach the master: the first and the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
+/// The longest of a member: all others wait for the last one that comes back.
+const RETURN_LONGEST: Duration = Duration::from_millis(250);
 
 /// How long an attempt to come back may take: the first and the longest.
 const ATTEMPT_FIRST: Duration = Duration::from_millis(250);
@@ -36,6 +38,8 @@ pub(super) enum Connection {
     },
     /// Up.
     Up,
+    /// Open to a master that has just come and does not rule yet; `since` the last one broke.
+    Returning { since: Timestamp },
 }
 
 impl Peer {
@@ -58,9 +62,9 @@ impl Peer {
         self.dial(hello, 0, "no answer".to_owned());
     }
 
-    fn dial(&mut self, hello: Hello, attempts: u32, last_error: String) {
+    pub(super) fn dial(&mut self, hello: Hello, attempts: u32, last_error: String) {
         let since = match self.connection {
-            Connection::Dialling { since, .. } => since,
+            Connection::Dialling { since, .. } | Connection::Returning { since } => since,
             Connection::None | Connection::Up => self.now,
         };
         self.connection = Connection::Dialling {
@@ -68,11 +72,13 @@ impl Peer {
             attempts,
             last_error,
         };
+        let longest = match hello {
+            Hello::Join(_) => RETRY_LONGEST,
+            Hello::Resume { token, .. } => apart(RETURN_LONGEST, token, attempts),
+        };
         let after = match attempts {
             0 => Duration::ZERO,
-            n => RETRY_FIRST
-                .saturating_mul(1 << (n - 1).min(8))
-                .min(RETRY_LONGEST),
+            n => RETRY_FIRST.saturating_mul(1 << (n - 1).min(8)).min(longest),
         };
         let within = match (&hello, &self.watch) {
             // A first packet that is lost is sent again by the system after a second only; on a
@@ -103,6 +109,7 @@ impl Peer {
                     peer,
                     token,
                     timings,
+                    reign,
                 },
                 Phase::Joining { request, .. },
             ) => {
@@ -112,7 +119,12 @@ impl Peer {
                 let watch = Watch::new(Watcher::Peer, timings, self.now, self.now);
                 self.watch = Some(watch);
                 self.last_tick = self.now;
-                let identity = Identity { run, peer, token };
+                let identity = Identity {
+                    run,
+                    peer,
+                    token,
+                    reign,
+                };
                 self.phase = Phase::Registered { identity, request };
                 self.beat();
             }
@@ -127,6 +139,10 @@ impl Peer {
                 }
                 self.beat();
             }
+            (
+                Welcome::Returned { reign, timings },
+                Phase::Registered { .. } | Phase::Member { .. },
+            ) => self.on_returned(reign, timings),
             (welcome, _) => {
                 warn!(?welcome, "an answer that fits no question");
                 self.drop_connection("the master's answer fits no question".to_owned());
@@ -144,7 +160,8 @@ impl Peer {
                 let error = ConnectError::Refused { master, reason };
                 self.reply(request, Reply::Connect(Err(error)));
             }
-            Phase::Registered { .. } | Phase::Member { .. } => self.on_evicted(reason),
+            Phase::Registered { request, .. } => self.join_again(*request, reason),
+            Phase::Member { .. } => self.on_evicted(reason),
             Phase::Leaving { .. } => self.go(Gone::Closed),
             Phase::Idle | Phase::Gone(_) => {}
         }
@@ -166,6 +183,8 @@ impl Peer {
             Connection::None => return,
             Connection::Dialling { attempts, .. } => attempts + 1,
             Connection::Up => 0,
+            // It was here a moment ago: no hurry, and no long pause.
+            Connection::Returning { .. } => 1,
         };
         debug!(%reason, attempts, "no connection to the master");
         match &mut self.phase {
@@ -182,7 +201,8 @@ impl Peer {
     }
 
     fn resume(&mut self, attempts: u32, reason: String) {
-        if let Connection::Dialling { since, .. } = self.connection
+        if let Connection::Dialling { since, .. } | Connection::Returning { since } =
+            self.connection
             && self.now.since(since) >= self.config.master_grace
         {
             return self.lose_master(reason);
@@ -201,6 +221,8 @@ impl Peer {
             peer: identity.peer,
             token: identity.token,
             last_seen: self.session.last_seen(),
+            reign: identity.reign,
+            accepted: matches!(self.phase, Phase::Member { .. }),
         };
         self.dial(hello, attempts, reason);
     }
@@ -222,6 +244,16 @@ impl Peer {
             grace_ms,
             cause,
         });
+    }
+
+    /// A master has come back, and not enough of the run with it.
+    fn lose_majority(&mut self) {
+        if matches!(self.phase, Phase::Registered { .. }) {
+            return self.lose_master("it waits for more of the run to come back".to_owned());
+        }
+        let grace_ms = u64::try_from(self.config.master_grace.as_millis()).unwrap_or(u64::MAX);
+        let master = self.config.master.clone();
+        self.go(Gone::NoMajority { master, grace_ms });
     }
 
     /// Back to the beginning: connect may be called again.
@@ -280,7 +312,10 @@ impl Peer {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        matches!(self.connection, Connection::Up)
+        matches!(
+            self.connection,
+            Connection::Up | Connection::Returning { .. }
+        )
     }
 
     pub(super) fn heard(&mut self) {
@@ -299,7 +334,7 @@ impl Peer {
     }
 
     /// Says the heartbeat that is due, if one is.
-    fn beat(&mut self) {
+    pub(super) fn beat(&mut self) {
         if self.is_connected()
             && let Some(watch) = &mut self.watch
             && let Some(beat) = watch.beat(self.now)
@@ -320,7 +355,9 @@ impl Peer {
         };
         self.last_tick = now;
         watch.excuse(away, now);
-        if let Connection::Dialling { since, .. } = &mut self.connection {
+        if let Connection::Dialling { since, .. } | Connection::Returning { since } =
+            &mut self.connection
+        {
             *since = (*since + away).min(now);
         }
     }
@@ -333,6 +370,10 @@ impl Peer {
         };
         match &self.connection {
             Connection::Up => Some(watch.next_timeout()),
+            Connection::Returning { since } => {
+                let patience = *since + self.config.master_grace;
+                Some(watch.next_timeout().min(patience))
+            }
             // The clock is looked at as often as with a connection, to know of absences.
             Connection::Dialling { since, .. } => {
                 let look = self.last_tick + watch.interval();
@@ -366,8 +407,12 @@ impl Peer {
     }
 
     fn watch_connection(&mut self) {
+        let grace = self.config.master_grace;
         match &self.connection {
-            Connection::Up => {
+            Connection::Returning { since } if self.now.since(*since) >= grace => {
+                self.lose_majority();
+            }
+            Connection::Up | Connection::Returning { .. } => {
                 let verdict = self.watch.as_ref().and_then(|w| w.verdict(self.now));
                 match verdict {
                     Some(silence) => self.drop_connection(silence.to_string()),
@@ -377,7 +422,7 @@ impl Peer {
             Connection::Dialling {
                 since, last_error, ..
             } => {
-                if self.now.since(*since) >= self.config.master_grace {
+                if self.now.since(*since) >= grace {
                     let cause = last_error.clone();
                     self.lose_master(cause);
                 }
@@ -385,4 +430,13 @@ impl Peer {
             Connection::None => {}
         }
     }
+}
+
+/// A pause of three quarters to five quarters of this one: peers that lost the same master do not
+/// come all at once.
+fn apart(pause: Duration, token: u64, attempts: u32) -> Duration {
+    let mixed = (token ^ u64::from(attempts)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    // The nine highest bits are mixed best.
+    let parts = 768 + u32::try_from(mixed >> 55).unwrap_or(0);
+    pause * parts / 1024
 }

@@ -18,8 +18,8 @@ impl Peer {
         debug!(epoch = %proposal.epoch, world = proposal.sizes.global, "epoch proposed");
         let epoch = proposal.epoch;
         if mutated(Mutation::OutcomesAtProposal) {
-            for (op, outcome) in proposal.outcomes.clone() {
-                self.on_settled(op, outcome);
+            for settlement in proposal.outcomes.clone() {
+                self.on_settlement(settlement);
             }
         }
         self.proposed = Some(Proposed {
@@ -40,13 +40,15 @@ impl Peer {
             .proposed
             .iter()
             .flat_map(|proposed| &proposed.proposal.links);
-        let active = self.active.iter().flat_map(|active| &active.links);
+        let active = self.active.iter().flat_map(|active| &active.proposal.links);
         let links = active
             .chain(proposed)
             .map(|link| (link.peer.id, link.clone()))
             .collect();
         self.links = links;
         self.links_up.retain(|peer| self.links.contains_key(peer));
+        self.closed_there
+            .retain(|peer| self.links.contains_key(peer));
         let links: Vec<LinkSpec> = self.links.values().cloned().collect();
         self.outputs.push_back(Output::Wire { epoch, links });
     }
@@ -55,6 +57,7 @@ impl Peer {
         if !self.links.contains_key(&peer) || !self.links_up.insert(peer) {
             return;
         }
+        self.closed_there.remove(&peer);
         self.say(ToMaster::LinkState { peer, up: true });
         self.report_wired();
     }
@@ -62,6 +65,7 @@ impl Peer {
     /// Only what the other end did is told: the master takes it for a witness of its death.
     pub(super) fn on_link_down(&mut self, peer: PeerId, loss: LinkLoss) {
         if self.links_up.remove(&peer) && loss == LinkLoss::ClosedThere {
+            self.closed_there.insert(peer);
             self.say(ToMaster::LinkState { peer, up: false });
         }
     }
@@ -71,7 +75,7 @@ impl Peer {
         let proposed = self.proposed.as_ref().map(|p| &p.proposal);
         let epoch = match (proposed, &self.active) {
             (Some(proposal), _) if needs(&proposal.links) => proposal.epoch,
-            (None, Some(active)) if needs(&active.links) => active.epoch,
+            (None, Some(active)) if needs(&active.proposal.links) => active.epoch,
             _ => return,
         };
         self.say(ToMaster::LinkFailed {
@@ -123,25 +127,28 @@ impl Peer {
         let rank = Rank(u32::try_from(rank).unwrap_or(u32::MAX));
         info!(%epoch, %rank, world = proposal.sizes.global, group = proposal.sizes.group, "epoch active");
 
-        for (op, outcome) in proposal.outcomes {
-            self.on_settled(op, outcome);
+        for settlement in proposal.outcomes.clone() {
+            self.on_settlement(settlement);
         }
         if !mutated(Mutation::KeepUnlisted) {
             self.put_back_unlisted();
         }
         self.settled.clear();
-        self.active = Some(ActiveEpoch {
-            epoch,
-            rank,
-            ring: proposal.ring.iter().map(|name| name.id).collect(),
-            links: proposal.links,
-        });
+        if self.active.is_none() {
+            self.completed.counts = proposal.calls;
+        }
         let membership = Membership {
             peer: identity.peer,
             rank,
             sizes: proposal.sizes,
-            ring: proposal.ring,
+            ring: proposal.ring.clone(),
         };
+        self.active = Some(ActiveEpoch {
+            epoch,
+            rank,
+            ring: proposal.ring.iter().map(|name| name.id).collect(),
+            proposal,
+        });
         self.outputs
             .push_back(Output::OpenEpoch { epoch, membership });
         self.wire(epoch);

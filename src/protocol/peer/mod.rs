@@ -24,6 +24,7 @@ mod calls;
 mod connection;
 mod epochs;
 mod operations;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -36,8 +37,8 @@ use crate::types::{
     Descriptor, Epoch, OperationId, PeerId, PeerName, Rank, Revision, Tag, Timestamp, WorldSizes,
 };
 use crate::wire::control::{
-    AbortCause, Frame, Hello, Join, LinkFault, LinkSpec, Proposal, SyncPlan, ToMaster, ToPeer,
-    Welcome,
+    AbortCause, Completed, Frame, Hello, Join, LinkFault, LinkSpec, Proposal, Reign, Settlement,
+    SyncPlan, ToMaster, ToPeer, Welcome,
 };
 
 use calls::RunningCall;
@@ -300,13 +301,20 @@ pub struct Peer {
     proposed: Option<Proposed>,
     links: BTreeMap<PeerId, LinkSpec>,
     links_up: BTreeSet<PeerId>,
+    /// Neighbours that closed all lanes, and are not back.
+    closed_there: BTreeSet<PeerId>,
 
     operations: BTreeMap<Tag, Operation>,
     /// Uses of each tag that were settled in the active epoch.
     settled: BTreeMap<Tag, u32>,
     /// Failures that the caller of a tag has not been told yet.
     debts: BTreeMap<Tag, VecDeque<AbortCause>>,
+    /// Outcomes that not all members are known to have: a master that comes back must hear them.
+    outcomes: VecDeque<Settlement>,
     call: Option<RunningCall>,
+    completed: Completed,
+    /// One above the revision of the last sync that committed here.
+    expected: Option<Revision>,
 
     outputs: VecDeque<Output>,
 }
@@ -336,12 +344,13 @@ enum Phase {
     Gone(Gone),
 }
 
-/// What the master gave this peer at registration.
+/// What the master gave this peer at registration, and whom it follows since.
 #[derive(Clone, Debug, Hash)]
 struct Identity {
     run: crate::types::RunId,
     peer: PeerId,
     token: u64,
+    reign: Reign,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -349,7 +358,8 @@ struct ActiveEpoch {
     epoch: Epoch,
     rank: Rank,
     ring: Vec<PeerId>,
-    links: Vec<LinkSpec>,
+    /// What it was before, for a master that must learn of it.
+    proposal: Proposal,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -373,10 +383,14 @@ impl Peer {
             proposed: None,
             links: BTreeMap::new(),
             links_up: BTreeSet::new(),
+            closed_there: BTreeSet::new(),
             operations: BTreeMap::new(),
             settled: BTreeMap::new(),
             debts: BTreeMap::new(),
+            outcomes: VecDeque::new(),
             call: None,
+            completed: Completed::default(),
+            expected: None,
             outputs: VecDeque::new(),
         }
     }
@@ -399,9 +413,7 @@ impl Peer {
                 reason,
             } => self.on_link_failed(peer, fault, reason),
             Input::OperationFinished { op } => self.on_operation_finished(op),
-            Input::OperationFailed { op, reason } => {
-                self.say(ToMaster::OperationFailed { op, reason });
-            }
+            Input::OperationFailed { op, reason } => self.on_operation_failed(op, reason),
             Input::OperationEnded { op } => self.on_operation_ended(op),
             Input::SyncReceived { round } => self.say(ToMaster::SyncReceived { round }),
             Input::SyncFailed {
@@ -492,11 +504,13 @@ impl Peer {
             ToPeer::Heartbeat(beat) => self.on_heartbeat(&beat),
             ToPeer::EpochProposed(proposal) => self.on_proposed(proposal),
             ToPeer::EpochActive { epoch } => self.on_active(epoch),
-            ToPeer::OperationSettled { op, outcome } => self.on_settled(op, outcome),
-            ToPeer::CallDone(result) => self.on_call_done(result),
+            ToPeer::OperationSettled(settlement) => self.on_settlement(settlement),
+            ToPeer::CallDone { number, result } => self.on_call_done(number, result),
             ToPeer::SyncPlan(plan) => self.on_sync_plan(plan),
             ToPeer::Evicted { reason } => self.on_evicted(reason),
             ToPeer::LeaveAcknowledged => self.on_leave_acknowledged(),
+            ToPeer::TermRaised { term } => self.on_term_raised(term),
+            ToPeer::RunGoesOn => self.on_run_goes_on(),
         }
     }
 
@@ -523,7 +537,9 @@ impl Peer {
         self.proposed = None;
         self.links.clear();
         self.links_up.clear();
+        self.closed_there.clear();
         self.debts.clear();
+        self.outcomes.clear();
         // Before any caller is told: who hears of it reads a world size of 1.
         self.outputs.push_back(Output::Gone(gone.clone()));
         match phase {

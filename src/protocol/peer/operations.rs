@@ -9,7 +9,7 @@ use super::{OPERATIONS_MAX, Output, Peer, Phase, Reply, RequestId};
 use crate::error::{CollectiveError, Gone, LostPeer};
 use crate::mutation::{Mutation, mutated};
 use crate::types::{Descriptor, OperationId, PeerId, Tag, Timestamp};
-use crate::wire::control::{AbortCause, Outcome, ToMaster};
+use crate::wire::control::{AbortCause, Outcome, Settlement, ToMaster};
 
 /// An operation that the caller waits for.
 #[derive(Clone, Debug, Hash)]
@@ -31,12 +31,21 @@ enum State {
     Waiting,
     Running {
         op: OperationId,
+        progress: Progress,
     },
     /// For the buffers to be free.
     Ending {
         op: OperationId,
         then: Then,
     },
+}
+
+/// What the master was told of a running operation.
+#[derive(Clone, Debug, Hash)]
+enum Progress {
+    Begun,
+    Done,
+    Failed { reason: String },
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -84,7 +93,8 @@ impl Peer {
             Phase::Gone(gone) => return Some(gone.clone().into()),
             _ => return Some(CollectiveError::NotConnected),
         }
-        if let Some(call) = self.call.filter(RunningCall::excludes_operations) {
+        let excludes = |call: &&RunningCall| call.excludes_operations();
+        if let Some(call) = self.call.as_ref().filter(excludes) {
             let running = call.name();
             return Some(CollectiveError::CallInProgress { running });
         }
@@ -115,8 +125,8 @@ impl Peer {
             return;
         }
         let Some(active) = &self.active else { return };
-        let active = active.clone();
-        let world_size = u32::try_from(active.ring.len()).unwrap_or(u32::MAX);
+        let (epoch, rank, ring) = (active.epoch, active.rank, active.ring.clone());
+        let world_size = u32::try_from(ring.len()).unwrap_or(u32::MAX);
         let is_waiting = |operation: &Operation| matches!(operation.state, State::Waiting);
         let waiting: Vec<Tag> = self
             .operations
@@ -143,18 +153,21 @@ impl Peer {
             }
             let n = self.settled.get(tag).copied().unwrap_or(0);
             let op = OperationId {
-                epoch: active.epoch,
+                epoch,
                 tag: *tag,
                 n,
             };
-            operation.state = State::Running { op };
+            operation.state = State::Running {
+                op,
+                progress: Progress::Begun,
+            };
             operation.deadline_told = false;
             self.outputs.push_back(Output::BeginOperation {
                 request: operation.request,
                 op,
                 descriptor: operation.descriptor,
-                rank: active.rank,
-                ring: active.ring.clone(),
+                rank,
+                ring: ring.clone(),
             });
             begun.push((op, operation.descriptor));
         }
@@ -164,27 +177,86 @@ impl Peer {
     }
 
     pub(super) fn on_operation_finished(&mut self, op: OperationId) {
-        if let Some(State::Running { op: running }) = self.operations.get(&op.tag).map(|o| &o.state)
-            && *running == op
-        {
+        if let Some(progress) = self.progress(op) {
+            *progress = Progress::Done;
             self.say(ToMaster::OperationDone { op });
         }
     }
 
+    pub(super) fn on_operation_failed(&mut self, op: OperationId, reason: String) {
+        if let Some(progress) = self.progress(op) {
+            let failed = reason.clone();
+            *progress = Progress::Failed { reason: failed };
+        }
+        self.say(ToMaster::OperationFailed { op, reason });
+    }
+
+    fn progress(&mut self, op: OperationId) -> Option<&mut Progress> {
+        match &mut self.operations.get_mut(&op.tag)?.state {
+            State::Running {
+                op: running,
+                progress,
+            } if *running == op => Some(progress),
+            _ => None,
+        }
+    }
+
+    /// Says again what is running, to a master that has just come.
+    pub(super) fn say_operations(&mut self) {
+        let mut messages = Vec::new();
+        for operation in self.operations.values_mut() {
+            let State::Running { op, progress } = &operation.state else {
+                continue;
+            };
+            let op = *op;
+            operation.deadline_told = false;
+            let descriptor = operation.descriptor;
+            messages.push(ToMaster::OperationBegun { op, descriptor });
+            match progress {
+                Progress::Begun => {}
+                Progress::Done => messages.push(ToMaster::OperationDone { op }),
+                Progress::Failed { reason } => {
+                    let reason = reason.clone();
+                    messages.push(ToMaster::OperationFailed { op, reason });
+                }
+            }
+        }
+        for message in messages {
+            self.say(message);
+        }
+    }
+
+    /// An outcome that the master tells, and keeps until all have it.
+    pub(super) fn on_settlement(&mut self, settlement: Settlement) {
+        let everybody_has = settlement.everybody_has;
+        self.outcomes
+            .retain(|outcome| outcome.number > everybody_has);
+        self.on_settled(settlement.op, settlement.outcome.clone());
+        self.outcomes.push_back(settlement);
+    }
+
     /// An operation of the active epoch has its outcome, for everybody.
     pub(super) fn on_settled(&mut self, op: OperationId, outcome: Outcome) {
-        let is_of_active = self
-            .active
-            .as_ref()
-            .is_some_and(|active| active.epoch == op.epoch);
-        if is_of_active {
-            let settled = self.settled.entry(op.tag).or_insert(0);
-            *settled = (*settled).max(op.n.saturating_add(1));
+        // A newcomer owes nothing of an epoch it was not in.
+        let Some(active) = self.active.as_ref().map(|active| active.epoch) else {
+            return;
+        };
+        if op.epoch > active {
+            // This peer is in the epoch as well, and learns of it only now that it is over.
+            if let Outcome::Aborted(cause) = outcome {
+                self.debts.entry(op.tag).or_default().push_back(cause);
+            }
+            return;
         }
+        let settled = self.settled.entry(op.tag).or_insert(0);
+        if op.epoch < active || op.n < *settled {
+            return;
+        }
+        *settled = op.n.saturating_add(1);
         let running = self
             .operations
             .get_mut(&op.tag)
-            .filter(|o| matches!(o.state, State::Running { op: running } if running == op));
+            .filter(|o| matches!(o.state, State::Running { op: running, .. } if running == op));
         match (running, outcome) {
             (Some(operation), Outcome::Committed { contributors }) => {
                 operation.state = State::Ending {
@@ -218,8 +290,6 @@ impl Peer {
                     roll_back: true,
                 });
             }
-            // A newcomer owes nothing of an epoch it was not in.
-            (None, _) if !is_of_active => {}
             (None, Outcome::Aborted(_)) if mutated(Mutation::ForgetDebt) => {
                 self.outputs.push_back(Output::NoteSettled { op });
             }
@@ -237,7 +307,7 @@ impl Peer {
     /// What was begun in the epoch that ends and has no outcome is put back, to start again.
     pub(super) fn put_back_unlisted(&mut self) {
         for operation in self.operations.values_mut() {
-            if let State::Running { op } = operation.state {
+            if let State::Running { op, .. } = operation.state {
                 debug!(%op, "starts again in the next epoch");
                 operation.state = State::Ending {
                     op,
@@ -284,7 +354,7 @@ impl Peer {
             operation.cancelled = true;
             match operation.state {
                 State::Waiting => waiting.push(*tag),
-                State::Running { op } => reports.push(op),
+                State::Running { op, .. } => reports.push(op),
                 State::Ending { .. } => {}
             }
         }
@@ -295,8 +365,7 @@ impl Peer {
             }
         }
         for op in reports {
-            let reason = "its caller cancelled it".to_owned();
-            self.say(ToMaster::OperationFailed { op, reason });
+            self.on_operation_failed(op, "its caller cancelled it".to_owned());
         }
     }
 
@@ -304,7 +373,7 @@ impl Peer {
         let now = self.now;
         let mut passed = Vec::new();
         for operation in self.operations.values_mut() {
-            if let State::Running { op } = operation.state
+            if let State::Running { op, .. } = operation.state
                 && operation.deadline().is_some_and(|deadline| deadline <= now)
             {
                 operation.deadline_told = true;
@@ -327,7 +396,7 @@ impl Peer {
             let error = || Err(CollectiveError::Gone(gone.clone()));
             match &mut operation.state {
                 State::Waiting => waiting.push(*tag),
-                State::Running { op } => {
+                State::Running { op, .. } => {
                     let op = *op;
                     operation.state = State::Ending {
                         op,

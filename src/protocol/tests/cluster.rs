@@ -45,6 +45,8 @@ struct Wire {
 pub(super) struct Node {
     pub(super) peer: Peer,
     pub(super) id: Option<PeerId>,
+    /// The run that it is, or was, part of.
+    pub(super) run: Option<RunId>,
     pub(super) alive: bool,
     /// Stopped: takes nothing in, says nothing, but its sockets stay.
     pub(super) frozen: bool,
@@ -52,7 +54,8 @@ pub(super) struct Node {
     /// Dead, but the system has not closed its listener yet.
     pub(super) port_lingers: bool,
     pub(super) connection: Option<ConnectionId>,
-    wanted: BTreeSet<PeerId>,
+    /// To whom links are asked for, and where they listen.
+    wanted: BTreeMap<PeerId, String>,
     up: BTreeSet<PeerId>,
     running: BTreeMap<OperationId, Running>,
     pub(super) replies: BTreeMap<RequestId, Reply>,
@@ -65,7 +68,7 @@ pub(super) struct Node {
 }
 
 struct Running {
-    ring: Vec<PeerId>,
+    nodes: Vec<usize>,
     descriptor: Descriptor,
     finished: bool,
 }
@@ -79,6 +82,11 @@ pub(super) struct Cluster {
     /// Pairs that cannot reach each other.
     pub(super) cut: BTreeSet<(PeerId, PeerId)>,
     master_is_silent: bool,
+    /// The master's process has ended; who dials it meanwhile tries again once it is back.
+    master_is_dead: bool,
+    dialling: Vec<(usize, Hello)>,
+    /// Starts of the master so far.
+    starts: u8,
 }
 
 /// Something that may happen next.
@@ -95,7 +103,7 @@ pub(super) enum Move {
 impl Cluster {
     pub(super) fn new() -> Self {
         let now = Timestamp::default();
-        let master = Master::new(MasterConfig::default(), RunId(7), 1, [7; 32], now);
+        let master = Master::new(MasterConfig::default().new_run(), RunId(7), 1, [7; 32], now);
         Self {
             now,
             master,
@@ -104,6 +112,9 @@ impl Cluster {
             next_connection: 1,
             cut: BTreeSet::new(),
             master_is_silent: false,
+            master_is_dead: false,
+            dialling: Vec::new(),
+            starts: 1,
         }
     }
 
@@ -148,12 +159,13 @@ impl Cluster {
         self.nodes.push(Node {
             peer: Peer::new(config, self.now),
             id: None,
+            run: None,
             alive: true,
             frozen: false,
             was_frozen: false,
             port_lingers: false,
             connection: None,
-            wanted: BTreeSet::new(),
+            wanted: BTreeMap::new(),
             up: BTreeSet::new(),
             running: BTreeMap::new(),
             replies: BTreeMap::new(),
@@ -194,6 +206,7 @@ impl Cluster {
     /// Ends a process: its sockets close.
     pub(super) fn kill(&mut self, node: usize) {
         self.nodes[node].alive = false;
+        self.dialling.retain(|(other, _)| *other != node);
         if let Some(connection) = self.nodes[node].connection.take() {
             self.close_up(connection);
         }
@@ -294,6 +307,72 @@ impl Cluster {
         }
     }
 
+    /// The master's process is killed: connections break, and what it had sent and has not arrived
+    /// is lost with what it had not read.
+    pub(super) fn kill_master(&mut self) {
+        self.master_is_dead = true;
+        self.wires.clear();
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].connection.take().is_some() && self.nodes[node].alive {
+                let reason = "reset".to_owned();
+                self.tell_peer(node, peer::Input::Disconnected { reason });
+            }
+        }
+    }
+
+    /// The term of the master that this node asks for, where none is there.
+    pub(super) fn term_asked_for(&self, node: usize) -> Option<u32> {
+        let mut dialling = self.dialling.iter();
+        let (_, hello) = dialling.find(|(dialling, _)| *dialling == node)?;
+        match hello {
+            Hello::Resume { reign, .. } => Some(reign.term),
+            Hello::Join(_) => None,
+        }
+    }
+
+    pub(super) fn is_master_dead(&self) -> bool {
+        self.master_is_dead
+    }
+
+    /// It is started again, and remembers nothing.
+    pub(super) fn start_master(&mut self) {
+        self.starts += 1;
+        let (run, seed) = (RunId(7_000 + u64::from(self.starts)), [self.starts; 32]);
+        self.master = Master::new(MasterConfig::default(), run, 1, seed, self.now);
+        self.master_is_dead = false;
+        self.dial_waiting();
+    }
+
+    fn dial_waiting(&mut self) {
+        for (node, hello) in std::mem::take(&mut self.dialling) {
+            self.dial_master(node, hello);
+        }
+    }
+
+    /// Killed and started again in a moment.
+    pub(super) fn restart_master(&mut self) {
+        self.kill_master();
+        self.start_master();
+    }
+
+    fn dial_master(&mut self, index: usize, hello: Hello) {
+        if self.master_is_dead {
+            self.dialling.retain(|(node, _)| *node != index);
+            return self.dialling.push((index, hello));
+        }
+        let connection = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        if let Some(older) = self.nodes[index].connection.replace(connection) {
+            self.close_up(older);
+        }
+        let wire = Wire {
+            node: index,
+            up: VecDeque::from([Up::Hello(hello)]),
+            down: VecDeque::new(),
+        };
+        self.wires.insert(connection, wire);
+    }
+
     /// Somebody registers by hand: says hello, and is bound by no state machine.
     pub(super) fn stranger(&mut self) -> ConnectionId {
         let connection = ConnectionId(1_000_000 + self.next_connection);
@@ -341,6 +420,7 @@ impl Cluster {
     }
 
     pub(super) fn tick(&mut self) {
+        self.dial_waiting();
         if self.master.next_timeout() <= self.now {
             self.tell_master(master::Input::Tick);
         }
@@ -359,8 +439,19 @@ impl Cluster {
         self.nodes[node].alive && !self.nodes[node].frozen
     }
 
-    fn node_of(&self, peer: PeerId) -> Option<usize> {
-        self.nodes.iter().position(|node| node.id == Some(peer))
+    /// Who listens there. Ids do not tell: each run, and each of two masters, counts its own.
+    fn node_at(&self, address: &str) -> Option<usize> {
+        let port: Option<usize> = address
+            .rsplit(':')
+            .next()
+            .and_then(|port| port.parse().ok());
+        let index = port.and_then(|port| port.checked_sub(1000));
+        index.filter(|index| *index < self.nodes.len())
+    }
+
+    fn lives_at(&self, address: &str) -> bool {
+        let node = self.node_at(address).map(|index| &self.nodes[index]);
+        node.is_some_and(|node| node.alive)
     }
 
     /// All that may happen next.
@@ -379,12 +470,15 @@ impl Cluster {
                 continue;
             }
             let Some(id) = node.id else { continue };
-            for other in &node.wanted {
+            for (other, listener) in &node.wanted {
                 let pair = (id.min(*other), id.max(*other));
+                let wants_us = |other: usize| {
+                    let here = self.nodes[other].wanted.get(&id);
+                    here.and_then(|address| self.node_at(address)) == Some(index)
+                };
                 let reachable = !self.cut.contains(&pair)
-                    && self
-                        .node_of(*other)
-                        .is_some_and(|o| self.nodes[o].alive && self.nodes[o].wanted.contains(&id));
+                    && self.lives_at(listener)
+                    && self.node_at(listener).is_some_and(wants_us);
                 match (reachable, node.up.contains(other)) {
                     (true, false) => moves.push(Move::LinkUp(index, *other)),
                     (false, true) => moves.push(Move::LinkDown(index, *other)),
@@ -406,14 +500,12 @@ impl Cluster {
     fn has_all_begun(&self, op: OperationId, running: &Running) -> bool {
         // An empty buffer waits for nobody's bytes.
         running.descriptor.count == 0
-            || running.ring.iter().all(|peer| {
-                let node = self.node_of(*peer).map(|node| &self.nodes[node]);
-                node.is_some_and(|node| {
-                    let begun = node.running.get(&op);
-                    let same = begun.is_some_and(|other| other.descriptor == running.descriptor);
-                    // What was done here before it died has arrived.
-                    (node.alive || begun.is_some_and(|o| o.finished)) && same
-                })
+            || running.nodes.iter().all(|node| {
+                let node = &self.nodes[*node];
+                let begun = node.running.get(&op);
+                let same = begun.is_some_and(|other| other.descriptor == running.descriptor);
+                // What was done here before it died has arrived.
+                (node.alive || begun.is_some_and(|o| o.finished)) && same
             })
     }
 
@@ -447,7 +539,7 @@ impl Cluster {
                 let Some(holder) = plan.and_then(|plan| plan.holder) else {
                     return;
                 };
-                let serves = self.node_of(holder.id).is_some_and(|h| self.nodes[h].alive);
+                let serves = self.lives_at(&holder.address);
                 let input = if serves {
                     peer::Input::SyncReceived { round }
                 } else {
@@ -505,8 +597,9 @@ impl Cluster {
         }
         let input = match message {
             Down::Welcome(welcome) => {
-                if let Welcome::Registered { peer, .. } = &welcome {
+                if let Welcome::Registered { peer, run, .. } = &welcome {
                     self.nodes[node].id = Some(*peer);
+                    self.nodes[node].run = Some(*run);
                 }
                 peer::Input::Welcomed(Welcome::decode(&welcome.encode()).unwrap())
             }
@@ -530,7 +623,7 @@ impl Cluster {
     }
 
     fn tell_master(&mut self, input: master::Input) {
-        if self.master_is_silent {
+        if self.master_is_silent || self.master_is_dead {
             return;
         }
         self.master.handle(self.now, input);
@@ -549,11 +642,9 @@ impl Cluster {
             master::Output::Refuse { connection, reason } => (connection, Down::Refuse(reason)),
             master::Output::Send { connection, frame } => (connection, Down::Frame(frame)),
             master::Output::Close { connection } => (connection, Down::Close),
-            master::Output::Probe { peer, .. } => {
-                if self
-                    .node_of(peer)
-                    .is_some_and(|node| !self.nodes[node].alive && !self.nodes[node].port_lingers)
-                {
+            master::Output::Probe { peer, address } => {
+                let node = self.node_at(&address).map(|index| &self.nodes[index]);
+                if node.is_some_and(|node| !node.alive && !node.port_lingers) {
                     self.tell_master(master::Input::PortRefused { peer });
                 }
                 return;
@@ -590,7 +681,7 @@ impl Cluster {
         }
     }
 
-    fn tell_peer(&mut self, node: usize, input: peer::Input) {
+    pub(super) fn tell_peer(&mut self, node: usize, input: peer::Input) {
         self.nodes[node].peer.handle(self.now, input);
         while let Some(output) = self.nodes[node].peer.poll_output() {
             self.obey_peer(node, output);
@@ -600,24 +691,18 @@ impl Cluster {
     fn obey_peer(&mut self, index: usize, output: peer::Output) {
         let node = &mut self.nodes[index];
         match output {
+            peer::Output::ReachMaster { hello, after, .. } if after.is_zero() => {
+                self.dial_master(index, hello);
+            }
+            // Some time passes first.
             peer::Output::ReachMaster { hello, .. } => {
-                let connection = ConnectionId(self.next_connection);
-                self.next_connection += 1;
-                if let Some(older) = node.connection.replace(connection) {
-                    self.close_up(older);
-                }
-                let up = VecDeque::from([Up::Hello(hello)]);
-                self.wires.insert(
-                    connection,
-                    Wire {
-                        node: index,
-                        up,
-                        down: VecDeque::new(),
-                    },
-                );
+                self.dialling.retain(|(node, _)| *node != index);
+                self.dialling.push((index, hello));
             }
             peer::Output::LeaveMaster => {
-                if let Some(connection) = node.connection.take() {
+                let connection = node.connection.take();
+                self.dialling.retain(|(other, _)| *other != index);
+                if let Some(connection) = connection {
                     self.close_up(connection);
                 }
             }
@@ -627,9 +712,10 @@ impl Cluster {
                 }
             }
             peer::Output::Wire { links, .. } => {
-                node.wanted = links.iter().map(|link| link.peer.id).collect();
+                let names = links.into_iter().map(|link| link.peer);
+                node.wanted = names.map(|name| (name.id, name.address)).collect();
                 let wanted = node.wanted.clone();
-                node.up.retain(|peer| wanted.contains(peer));
+                node.up.retain(|peer| wanted.contains_key(peer));
             }
             peer::Output::OpenEpoch { membership, .. } => node.membership = Some(membership),
             peer::Output::BeginOperation {
@@ -638,12 +724,17 @@ impl Cluster {
                 ring,
                 ..
             } => {
+                let membership = node.membership.as_ref().expect("an epoch is open");
+                let names = membership.ring.iter();
+                let names = names.filter(|name| ring.contains(&name.id));
+                let names: Vec<_> = names.map(|name| name.address.clone()).collect();
+                let nodes = names.iter().filter_map(|name| self.node_at(name)).collect();
                 let running = Running {
-                    ring,
+                    nodes,
                     descriptor,
                     finished: false,
                 };
-                let before = node.running.insert(op, running);
+                let before = self.nodes[index].running.insert(op, running);
                 assert!(before.is_none(), "operation {op} began twice");
             }
             peer::Output::EndOperation { op, roll_back } => {

@@ -5,6 +5,7 @@ mod detection;
 mod membership;
 mod operations;
 mod random;
+mod returning;
 mod silence;
 mod strangers;
 mod syncs;

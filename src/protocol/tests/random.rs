@@ -1,11 +1,12 @@
 //! Random runs from seeds: messages are delivered in any order that connections allow, peers die,
-//! freeze, lose their connections, and join. In the end faults stop, every call must return, and
-//! every operation must have one outcome.
+//! freeze, lose their connections, and join, and the master is killed and started again. In the end
+//! faults stop, every call must return, and every operation must have one outcome.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::cluster::{Cluster, Move, present, reduce};
+use super::cluster::{Cluster, Move, Node, present, reduce};
+use crate::error::Gone;
 use crate::protocol::peer::{Command, Reply};
 use crate::types::{GroupId, OperationId};
 
@@ -33,12 +34,40 @@ impl Dice {
 #[test]
 fn every_call_returns_and_every_operation_has_one_outcome() {
     for seed in 0..400 {
-        play(seed);
+        play(seed, false);
+    }
+}
+
+#[test]
+fn so_it_is_where_the_master_is_killed_again_and_again() {
+    for seed in 0..400 {
+        play(seed, true);
+    }
+}
+
+/// The other rules of a master that comes back are broken in `returning.rs`.
+#[cfg(feature = "sim")]
+#[test]
+fn a_returning_master_that_breaks_a_rule_is_seen() {
+    use crate::mutation::{Mutation, with};
+    let is_seen = |rule: Mutation| {
+        let fails = |seed: &u64| {
+            let run = || with(Some(rule), || play(*seed, true));
+            std::panic::catch_unwind(run).is_err()
+        };
+        (0..6000).any(|seed| fails(&seed))
+    };
+    for rule in [
+        Mutation::TakeBackWhoWasLeftOut,
+        Mutation::InheritNothing,
+        Mutation::GoOnWithoutTheAbsent,
+    ] {
+        assert!(is_seen(rule), "{rule:?}");
     }
 }
 
 /// A seed names a run: to look at one, call this with it.
-fn play(seed: u64) {
+fn play(seed: u64, kills_master: bool) {
     let mut dice = Dice(seed);
     let mut cluster = Cluster::of(2 + dice.below(4));
     let mut faults = 1 + dice.below(5);
@@ -46,6 +75,12 @@ fn play(seed: u64) {
         if faults > 0 && dice.one_in(60) {
             faults -= 1;
             fault(&mut cluster, &mut dice);
+        }
+        if kills_master && dice.one_in(if cluster.is_master_dead() { 20 } else { 80 }) {
+            match cluster.is_master_dead() {
+                true => cluster.start_master(),
+                false => cluster.kill_master(),
+            }
         }
         call_something(&mut cluster, &mut dice);
         let moves: Vec<Move> = cluster.moves();
@@ -55,6 +90,9 @@ fn play(seed: u64) {
         } else {
             cluster.perform(moves[dice.below(moves.len())]);
         }
+    }
+    if cluster.is_master_dead() {
+        cluster.start_master();
     }
     // Faults stop. Everybody who waits for somebody is joined by that somebody.
     for node in &mut cluster.nodes {
@@ -76,11 +114,31 @@ fn play(seed: u64) {
         }
     }
     check_outcomes(&cluster, seed);
+    let lost_majority = |node: &Node| matches!(node.peer.gone(), Some(Gone::NoMajority { .. }));
+    if cluster.nodes.iter().any(lost_majority) {
+        // A master that comes back has nobody's word for those who are dead or silent.
+        let is_away = |node: &&Node| !node.alive || node.was_frozen;
+        let away = cluster.nodes.iter().filter(is_away).count();
+        assert!(
+            kills_master && away > 0,
+            "seed {seed}: everybody is here, and no majority"
+        );
+        return;
+    }
     for (index, node) in cluster.nodes.iter().enumerate() {
-        let is_honest = node.alive && !node.was_frozen && node.membership.is_some();
+        // Where nobody of a run is heard of within the window, newcomers begin another.
+        let is_of_run = node.run == Some(cluster.master.run().0);
+        // It was killed again before it ruled, for longer than they wait for it.
+        let was_waited_for =
+            kills_master && matches!(node.peer.gone(), Some(Gone::MasterLost { .. }));
+        let is_honest = node.alive
+            && !node.was_frozen
+            && node.membership.is_some()
+            && is_of_run
+            && !was_waited_for;
         assert!(
             !is_honest || node.peer.gone().is_none(),
-            "seed {seed}: node {index} did nothing wrong and is gone: {:?}",
+            "seed {seed}, {kills_master}: node {index} did nothing wrong and is gone: {:?}",
             node.peer.gone()
         );
     }

@@ -70,7 +70,7 @@ impl Timed {
         let now = Timestamp::from_start(Duration::from_secs(1));
         let mut timed = Self {
             now,
-            master: Master::new(config, RunId(7), 1, [7; 32], now),
+            master: Master::new(config.new_run(), RunId(7), 1, [7; 32], now),
             master_frozen: false,
             nodes: Vec::new(),
             beats: 0,

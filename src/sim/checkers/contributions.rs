@@ -41,6 +41,9 @@ impl Checker for Contributions {
         if let (Event::Died | Event::LifeEnded { .. }, Some(own)) = (&record.event, own) {
             self.operations.retain(|_, inputs| inputs.is_left_by(own));
         }
+        if let Event::NewRun = record.event {
+            self.operations.clear();
+        }
         match self.calls.see(record) {
             Some(Step::Began { call }) => {
                 let Some(own) = own else {

@@ -29,6 +29,12 @@ impl Checker for MembershipIsLinear {
     fn see(&mut self, record: &Record) -> Result<(), String> {
         self.peers.see(record);
         match &record.event {
+            Event::NewRun => {
+                self.newest = None;
+                self.last.clear();
+                self.rings.clear();
+                Ok(())
+            }
             Event::MasterEpoch(epoch) => {
                 if self.newest >= Some(*epoch) {
                     return Err(format!(

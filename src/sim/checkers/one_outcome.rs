@@ -63,6 +63,7 @@ impl Checker for OneOutcome {
                 result: Returned::Membership(Ok(())) | Returned::Sync { result: Ok(_), .. },
                 ..
             } => self.told.forgive(record.process),
+            Event::NewRun => self.outcomes.clear(),
             Event::OperationBegan { op, .. } => self.told.began(record.process, *op)?,
             _ => {}
         }

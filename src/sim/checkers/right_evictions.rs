@@ -6,6 +6,9 @@
 //!   from death;
 //! - a connection of it was made to swallow what it is given, or lived on at one end only;
 //! - its connections to the master and to another peer were reset: two witnesses of a death;
+//! - the master died, and it gave up waiting for it; or waiting for a majority, while another member
+//!   was dead or out;
+//! - nobody of its run came back to the master in time, and another began;
 //! - it breaks rules; or others do, and its shared state lost the election against theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +19,9 @@ use super::peers::Peers;
 use crate::error::Gone;
 use crate::sim::Strike;
 use crate::sim::history::{Event, Life, ProcessId, Record, WorldTime};
+use crate::types::PeerId;
+
+const MASTER: ProcessId = ProcessId(0);
 
 /// What a detection may take for death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +44,11 @@ pub struct RightEvictions {
     frozen: BTreeMap<ProcessId, Outages>,
     cut_off: BTreeMap<ProcessId, Outages>,
     resets: BTreeMap<ProcessId, BTreeMap<ProcessId, WorldTime>>,
+    /// The peers that the master wanted in the last epoch.
+    members: Vec<PeerId>,
+    master_died: Option<WorldTime>,
+    /// Since when it goes on without some that were members: they may hear of it much later.
+    left_out: BTreeMap<PeerId, WorldTime>,
     /// Those with a connection that says nothing and does not end.
     muted: BTreeMap<ProcessId, WorldTime>,
 }
@@ -57,6 +68,9 @@ impl RightEvictions {
             frozen: BTreeMap::new(),
             cut_off: BTreeMap::new(),
             resets: BTreeMap::new(),
+            members: Vec::new(),
+            master_died: None,
+            left_out: BTreeMap::new(),
             muted: BTreeMap::new(),
         }
     }
@@ -93,7 +107,24 @@ impl Checker for RightEvictions {
             Event::EpochOpened { .. } => {
                 self.accepted.insert((process, self.peers.life(process)));
             }
+            Event::Died if process == MASTER => self.master_died = Some(at),
+            Event::NewRun => {
+                self.accepted.clear();
+                self.left_out.clear();
+                self.members.clear();
+            }
+            Event::NextMembers(members) => {
+                for peer in self.members.iter().filter(|peer| !members.contains(peer)) {
+                    self.left_out.entry(*peer).or_insert(at);
+                }
+                self.members.clone_from(members);
+            }
             Event::MachineGone(Gone::Closed) => {}
+            Event::MachineGone(Gone::MasterLost { .. })
+                if self
+                    .master_died
+                    .is_some_and(|died| self.is_recent(at, died)) => {}
+            Event::MachineGone(Gone::NoMajority { .. }) if self.is_somebody_missing(at) => {}
             Event::MachineGone(gone) => {
                 let life = self.peers.life(process);
                 return self.judge(at, (process, life), &gone.to_string());
@@ -111,8 +142,14 @@ impl Checker for RightEvictions {
 
 impl RightEvictions {
     fn judge(&self, at: WorldTime, who: (ProcessId, Life), reason: &str) -> Result<(), String> {
-        const MASTER: ProcessId = ProcessId(0);
         let process = who.0;
+        let id = self
+            .peers
+            .id(process)
+            .filter(|_| self.peers.life(process) == who.1);
+        let at = id
+            .and_then(|id| self.left_out.get(&id))
+            .map_or(at, |left| *left);
         let lost_to_liars = !self.misbehaving.is_empty() && reason.contains("shared state");
         let right = !self.accepted.contains(&who)
             || self.peers.is_dead(process)
@@ -125,6 +162,14 @@ impl RightEvictions {
             return Ok(());
         }
         Err(format!("{process} was well, and is removed: {reason}"))
+    }
+
+    /// Of the members of the last epoch that the master wanted.
+    fn is_somebody_missing(&self, at: WorldTime) -> bool {
+        self.members.iter().any(|peer| {
+            let who = self.peers.process(*peer);
+            who.is_none_or(|who| !self.peers.is_in_run(who) || self.was_out(at, who.0))
+        })
     }
 
     fn was_out(&self, at: WorldTime, process: ProcessId) -> bool {
@@ -144,7 +189,7 @@ impl RightEvictions {
             return false;
         };
         let recent = |time: &WorldTime| self.is_recent(at, *time);
-        resets.get(&ProcessId(0)).is_some_and(recent)
+        resets.get(&MASTER).is_some_and(recent)
             && resets.values().filter(|time| recent(time)).count() >= 2
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Checker;
 use super::calls::{Calls, Step};
-use crate::sim::history::{ProcessId, Record, Returned};
+use crate::sim::history::{Event, ProcessId, Record, Returned};
 use crate::types::OperationId;
 
 /// See the module's text.
@@ -20,6 +20,9 @@ impl Checker for SameBits {
     }
 
     fn see(&mut self, record: &Record) -> Result<(), String> {
+        if let Event::NewRun = record.event {
+            self.results.clear();
+        }
         let Some(Step::Ended {
             call,
             result:

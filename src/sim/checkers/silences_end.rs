@@ -12,10 +12,13 @@ use super::right_evictions::Tolerance;
 use crate::sim::history::{Event, ProcessId, Record, WorldTime};
 use crate::types::PeerId;
 
+const MASTER: ProcessId = ProcessId(0);
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct SilencesEnd {
     limit: Duration,
+    is_without_master: bool,
     peers: Peers,
     /// As the master would have them.
     members: BTreeSet<PeerId>,
@@ -30,6 +33,7 @@ impl SilencesEnd {
     pub fn new(tolerance: Tolerance) -> Self {
         Self {
             limit: tolerance.silence,
+            is_without_master: false,
             peers: Peers::default(),
             members: BTreeSet::new(),
             silent: BTreeMap::new(),
@@ -46,12 +50,22 @@ impl Checker for SilencesEnd {
     fn see(&mut self, record: &Record) -> Result<(), String> {
         self.peers.see(record);
         match &record.event {
+            Event::NewRun => {
+                self.members.clear();
+                self.silent.clear();
+            }
             Event::Fault(_)
             | Event::Frozen
             | Event::Thawed
             | Event::CutOff
             | Event::Healed
             | Event::Struck { .. } => self.troubled_at = record.at,
+            // Nobody looks while it is away, or as long as too few have come back to it.
+            Event::Died if record.process == MASTER => self.is_without_master = true,
+            Event::MasterRules => {
+                self.is_without_master = false;
+                self.troubled_at = record.at;
+            }
             Event::Died => {
                 self.troubled_at = record.at;
                 if let Some(peer) = self.peers.id(record.process)
@@ -61,6 +75,7 @@ impl Checker for SilencesEnd {
                 }
             }
             Event::NextMembers(members) => {
+                self.is_without_master = false;
                 self.members = members.iter().copied().collect();
                 self.silent.retain(|peer, _| members.contains(peer));
             }
@@ -68,8 +83,9 @@ impl Checker for SilencesEnd {
         }
         // Where nobody is left there is nobody to hold up, and no next epoch to be left out of.
         let is_alone = self.silent.len() == self.members.len();
+        let holds_up = !is_alone && !self.is_without_master;
         match self.silent.first_key_value() {
-            Some((peer, process)) if !is_alone && self.troubled_at + self.limit < record.at => {
+            Some((peer, process)) if holds_up && self.troubled_at + self.limit < record.at => {
                 Err(format!(
                     "{process}, peer {peer}, is dead, nothing went wrong since {}, and the master \
                      still has it in the run",

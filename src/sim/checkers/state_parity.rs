@@ -37,6 +37,10 @@ impl Checker for StateParity {
 
     fn see(&mut self, record: &Record) -> Result<(), String> {
         let process = record.process;
+        if let Event::NewRun = record.event {
+            self.rounds.clear();
+            self.last.clear();
+        }
         if let Event::Called {
             what: Call::Sync { content, .. },
             ..
@@ -60,8 +64,19 @@ impl Checker for StateParity {
         } else if matches!(&call.what, Call::Sync { content: before, .. } if before != content) {
             self.torn.insert(process, hash);
         }
+        if let Ok(revision) = result {
+            let last = self.last.insert((process, call.life), *revision);
+            if last.is_some_and(|last| last.0 + 1 != revision.0) {
+                let last = last.unwrap_or_default();
+                return Err(format!(
+                    "{process} went from revision {last} to {revision} with one sync"
+                ));
+            }
+        }
         let Some(number) = call.round else {
             return match result {
+                // It had nothing to receive, and hears of the end from another master.
+                Ok(revision) if has_committed(&self.rounds, *revision, hash) => Ok(()),
                 Ok(revision) => Err(format!("{process} synced {revision} in no round at all")),
                 Err(_) => Ok(()),
             };
@@ -75,13 +90,6 @@ impl Checker for StateParity {
                         "{process} synced to a content at revision {revision} that nobody brought"
                     ));
                 }
-                let last = self.last.insert((process, call.life), *revision);
-                match last {
-                    Some(last) if last.0 + 1 != revision.0 => Err(format!(
-                        "{process} went from revision {last} to {revision} with one sync"
-                    )),
-                    _ => Ok(()),
-                }?;
             }
             // It has left the run, and nobody knows how the round ended.
             Err(SyncError::Gone(_)) => {}
@@ -94,6 +102,11 @@ impl Checker for StateParity {
             _ => Ok(()),
         }
     }
+}
+
+fn has_committed(rounds: &BTreeMap<u64, Round>, revision: Revision, hash: blake3::Hash) -> bool {
+    let mut committed = rounds.values().filter_map(|r| r.committed.as_ref());
+    committed.any(|(_, theirs, content)| (*theirs, *content) == (revision, hash))
 }
 
 impl Round {

@@ -9,7 +9,7 @@ use super::Ground;
 use crate::sim::Dice;
 use crate::transport::{Network, SocketOptions, dial};
 use crate::types::{Epoch, GroupId, PeerId, RunId};
-use crate::wire::control::{Hello, Join, Message};
+use crate::wire::control::{Hello, Join, Message, Reign};
 use crate::wire::greeting::{Kind, encode};
 use crate::wire::hello::{LaneHello, TransferHello};
 
@@ -95,6 +95,11 @@ fn words(dice: &mut Dice) -> Vec<u8> {
                 peer: from,
                 token: dice.any(),
                 last_seen: dice.below(100),
+                reign: Reign {
+                    term: dice.below(4) as u32,
+                    start: dice.any(),
+                },
+                accepted: dice.one_in(2),
             };
             encode(Kind::Control, &hello.encode())
         }

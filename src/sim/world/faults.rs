@@ -6,13 +6,17 @@ use super::{MASTER, MASTER_MACHINE, Script, World};
 use crate::sim::history::{Event, ProcessId};
 use crate::sim::network::{Machine, Path};
 use crate::sim::plan::{Fault, FaultKind};
-use crate::sim::process::State;
+use crate::sim::process::{Process, State};
+
+/// What a kernel needs at most to close the sockets of the dead, once it begins.
+const CLOSING: Duration = Duration::from_millis(20);
 
 /// What ends a fault that does not last.
 pub(super) enum Undo {
     Thaw(ProcessId),
     Mend(Vec<(Machine, Machine)>, Vec<ProcessId>),
     Quicken(Machine, Machine),
+    ReturnMaster,
 }
 
 impl<S: Script> World<'_, S> {
@@ -96,6 +100,21 @@ impl<S: Script> World<'_, S> {
                 self.network.set_path(from, to, slow);
                 self.later(length, Undo::Quicken(from, to));
             }),
+            FaultKind::KillMaster { lag, away } => {
+                // Its address must be free by the time that it is to be there again.
+                let has_time = self.now + lag + CLOSING < self.plan.calm_at;
+                if !self.master_lives() || !has_time {
+                    return Ok(true);
+                }
+                self.say(MASTER, fault);
+                self.note(MASTER, Event::Died);
+                self.network.process_died(MASTER, lag);
+                if let Some(process) = self.processes.get_mut(&MASTER) {
+                    process.kill();
+                }
+                self.later(away.max(lag + CLOSING), Undo::ReturnMaster);
+                Some(())
+            }
             FaultKind::Start { in_its_place } => {
                 let machine = in_its_place.then(|| self.vacant.pop()).flatten();
                 self.start(machine)?;
@@ -104,6 +123,10 @@ impl<S: Script> World<'_, S> {
         };
         self.struck += u32::from(struck.is_some());
         Ok(struck.is_some())
+    }
+
+    fn master_lives(&self) -> bool {
+        self.processes.get(&MASTER).is_some_and(Process::is_alive)
     }
 
     fn kill(&mut self, victim: ProcessId, lag: Duration, fault: &Fault) {
@@ -160,7 +183,7 @@ impl<S: Script> World<'_, S> {
         self.undo.insert((self.now + length, number), undo);
     }
 
-    pub(super) fn undo_what_is_due(&mut self) {
+    pub(super) fn undo_what_is_due(&mut self) -> std::io::Result<()> {
         while let Some(entry) = self.undo.first_entry() {
             if entry.key().0 > self.now && self.signals.calm().is_none() {
                 break;
@@ -200,8 +223,10 @@ impl<S: Script> World<'_, S> {
                     };
                     self.network.set_path(from, to, path);
                 }
+                Undo::ReturnMaster => self.begin(MASTER, MASTER_MACHINE)?,
             }
         }
+        Ok(())
     }
 
     fn pair(&self, a: Option<ProcessId>, b: Option<ProcessId>) -> Option<(ProcessId, ProcessId)> {

@@ -6,8 +6,9 @@ use prost::Message as _;
 
 use super::proto as p;
 use super::{
-    AbortCause, CallResult, Frame, Heartbeat, Hello, Join, JointCall, LinkFault, LinkSpec, Message,
-    Outcome, Proposal, SyncPlan, Timings, ToMaster, ToPeer, Welcome,
+    AbortCause, CallCounts, CallResult, Completed, Frame, Heartbeat, Hello, Join, JointCall,
+    LinkFault, LinkSpec, Message, Outcome, Proposal, Reign, Report, Settlement, SyncPlan, Timings,
+    ToMaster, ToPeer, Welcome,
 };
 use crate::shared_state::{Digest, Entry, MAX_TENSORS, Presentation, SyncStrategy};
 use crate::types::{
@@ -76,11 +77,15 @@ impl Message for Hello {
                 peer,
                 token,
                 last_seen,
+                reign,
+                accepted,
             } => p::HelloKind::Resume(p::Resume {
                 run: run.0,
                 peer: peer.0,
                 token: *token,
                 last_seen: *last_seen,
+                reign: (*reign).into(),
+                accepted: *accepted,
             }),
         };
         p::Hello { kind: Some(kind) }.encode_to_vec()
@@ -103,6 +108,8 @@ impl Message for Hello {
                 peer: PeerId(resume.peer),
                 token: resume.token,
                 last_seen: resume.last_seen,
+                reign: resume.reign.into(),
+                accepted: resume.accepted,
             },
         })
     }
@@ -116,18 +123,18 @@ impl Message for Welcome {
                 peer,
                 token,
                 timings,
+                reign,
             } => p::WelcomeKind::Registered(p::Registered {
                 run: run.0,
                 peer: peer.0,
                 token: *token,
-                heartbeat_interval_ms: milliseconds(timings.heartbeat_interval),
-                silence_ceiling_ms: milliseconds(timings.silence_ceiling),
-                silence_floor_ms: milliseconds(timings.silence_floor),
-                lane_stall_timeout_ms: milliseconds(timings.lane_stall_timeout),
-                link_timeout_ms: milliseconds(timings.link_timeout),
+                ..registered(*reign, timings)
             }),
             Welcome::Resumed { last_seen } => {
                 p::WelcomeKind::Resumed(p::Number { value: *last_seen })
+            }
+            Welcome::Returned { reign, timings } => {
+                p::WelcomeKind::Returned(registered(*reign, timings))
             }
         };
         p::Welcome { kind: Some(kind) }.encode_to_vec()
@@ -135,25 +142,19 @@ impl Message for Welcome {
 
     fn decode(bytes: &[u8]) -> Decoded<Self> {
         Ok(match present("welcome", p::Welcome::decode(bytes)?.kind)? {
-            p::WelcomeKind::Registered(r) => {
-                if r.silence_floor_ms > r.silence_ceiling_ms {
-                    return Err(nonsense("silence_floor_ms", r.silence_floor_ms));
-                }
-                Welcome::Registered {
-                    run: RunId(r.run),
-                    peer: PeerId(r.peer),
-                    token: r.token,
-                    timings: Timings {
-                        heartbeat_interval: time("heartbeat_interval_ms", r.heartbeat_interval_ms)?,
-                        silence_floor: time("silence_floor_ms", r.silence_floor_ms)?,
-                        silence_ceiling: time("silence_ceiling_ms", r.silence_ceiling_ms)?,
-                        lane_stall_timeout: time("lane_stall_timeout_ms", r.lane_stall_timeout_ms)?,
-                        link_timeout: time("link_timeout_ms", r.link_timeout_ms)?,
-                    },
-                }
-            }
+            p::WelcomeKind::Registered(r) => Welcome::Registered {
+                run: RunId(r.run),
+                peer: PeerId(r.peer),
+                token: r.token,
+                timings: timings(&r)?,
+                reign: r.reign.into(),
+            },
             p::WelcomeKind::Resumed(number) => Welcome::Resumed {
                 last_seen: number.value,
+            },
+            p::WelcomeKind::Returned(r) => Welcome::Returned {
+                reign: r.reign.into(),
+                timings: timings(&r)?,
             },
         })
     }
@@ -211,6 +212,10 @@ impl Message for Frame<ToMaster> {
                 reason: reason.clone(),
             }),
             ToMaster::Leave => P::Leave(p::Empty {}),
+            ToMaster::Report(report) => P::Report(Box::new(report.as_ref().into())),
+            ToMaster::Promised { term } => P::Promised(p::Number {
+                value: u64::from(*term),
+            }),
         };
         p::FrameToMaster {
             sequence: self.sequence,
@@ -271,6 +276,10 @@ impl Message for Frame<ToMaster> {
                 reason: readable(&m.reason),
             },
             P::Leave(_) => ToMaster::Leave,
+            P::Report(report) => ToMaster::Report(Box::new((*report).try_into()?)),
+            P::Promised(term) => ToMaster::Promised {
+                term: term_of(term)?,
+            },
         };
         Ok(Frame {
             sequence: frame.sequence,
@@ -287,8 +296,11 @@ impl Message for Frame<ToPeer> {
             ToPeer::Heartbeat(beat) => P::Heartbeat((*beat).into()),
             ToPeer::EpochProposed(proposal) => P::EpochProposed(proposal.into()),
             ToPeer::EpochActive { epoch } => P::EpochActive((*epoch).into()),
-            ToPeer::OperationSettled { op, outcome } => P::OperationSettled(settled(op, outcome)),
-            ToPeer::CallDone(result) => P::CallDone(result.into()),
+            ToPeer::OperationSettled(settlement) => P::OperationSettled(settlement.into()),
+            ToPeer::CallDone { number, result } => P::CallDone(p::CallResult {
+                number: *number,
+                ..result.into()
+            }),
             ToPeer::SyncPlan(plan) => P::SyncPlan(p::SyncPlan {
                 round: plan.round,
                 token: plan.token.to_vec(),
@@ -300,6 +312,10 @@ impl Message for Frame<ToPeer> {
                 text: reason.clone(),
             }),
             ToPeer::LeaveAcknowledged => P::LeaveAcknowledged(p::Empty {}),
+            ToPeer::TermRaised { term } => P::TermRaised(p::Number {
+                value: u64::from(*term),
+            }),
+            ToPeer::RunGoesOn => P::RunGoesOn(p::Empty {}),
         };
         p::FrameToPeer {
             sequence: self.sequence,
@@ -318,11 +334,11 @@ impl Message for Frame<ToPeer> {
             P::EpochActive(epoch) => ToPeer::EpochActive {
                 epoch: epoch.into(),
             },
-            P::OperationSettled(settled) => {
-                let (op, outcome) = unsettled(settled)?;
-                ToPeer::OperationSettled { op, outcome }
-            }
-            P::CallDone(result) => ToPeer::CallDone(result.try_into()?),
+            P::OperationSettled(settled) => ToPeer::OperationSettled(settled.try_into()?),
+            P::CallDone(result) => ToPeer::CallDone {
+                number: result.number,
+                result: result.try_into()?,
+            },
             P::SyncPlan(plan) => ToPeer::SyncPlan(SyncPlan {
                 round: plan.round,
                 token: secret("token", &plan.token)?,
@@ -336,11 +352,135 @@ impl Message for Frame<ToPeer> {
             }),
             P::Evicted(text) => ToPeer::Evicted { reason: text.text },
             P::LeaveAcknowledged(_) => ToPeer::LeaveAcknowledged,
+            P::TermRaised(term) => ToPeer::TermRaised {
+                term: term_of(term)?,
+            },
+            P::RunGoesOn(_) => ToPeer::RunGoesOn,
         };
         Ok(Frame {
             sequence: frame.sequence,
             acknowledged: frame.acknowledged,
             message,
+        })
+    }
+}
+
+impl From<Reign> for p::Reign {
+    fn from(reign: Reign) -> Self {
+        p::Reign {
+            term: reign.term,
+            start: reign.start,
+        }
+    }
+}
+
+impl From<p::Reign> for Reign {
+    fn from(reign: p::Reign) -> Self {
+        Reign {
+            term: reign.term,
+            start: reign.start,
+        }
+    }
+}
+
+fn registered(reign: Reign, timings: &Timings) -> p::Registered {
+    p::Registered {
+        heartbeat_interval_ms: milliseconds(timings.heartbeat_interval),
+        silence_ceiling_ms: milliseconds(timings.silence_ceiling),
+        silence_floor_ms: milliseconds(timings.silence_floor),
+        lane_stall_timeout_ms: milliseconds(timings.lane_stall_timeout),
+        link_timeout_ms: milliseconds(timings.link_timeout),
+        reign: reign.into(),
+        ..p::Registered::default()
+    }
+}
+
+fn timings(r: &p::Registered) -> Decoded<Timings> {
+    if r.silence_floor_ms > r.silence_ceiling_ms {
+        return Err(nonsense("silence_floor_ms", r.silence_floor_ms));
+    }
+    Ok(Timings {
+        heartbeat_interval: time("heartbeat_interval_ms", r.heartbeat_interval_ms)?,
+        silence_floor: time("silence_floor_ms", r.silence_floor_ms)?,
+        silence_ceiling: time("silence_ceiling_ms", r.silence_ceiling_ms)?,
+        lane_stall_timeout: time("lane_stall_timeout_ms", r.lane_stall_timeout_ms)?,
+        link_timeout: time("link_timeout_ms", r.link_timeout_ms)?,
+    })
+}
+
+impl From<CallCounts> for p::CallCounts {
+    fn from(counts: CallCounts) -> Self {
+        p::CallCounts {
+            updates: counts.updates,
+            pendings: counts.pendings,
+            syncs: counts.syncs,
+        }
+    }
+}
+
+impl From<p::CallCounts> for CallCounts {
+    fn from(counts: p::CallCounts) -> Self {
+        CallCounts {
+            updates: counts.updates,
+            pendings: counts.pendings,
+            syncs: counts.syncs,
+        }
+    }
+}
+
+impl From<&Report> for p::Report {
+    fn from(report: &Report) -> Self {
+        p::Report {
+            term: report.term,
+            group: report.group.0,
+            name: (&report.name).into(),
+            lanes: u32::from(report.lanes.unwrap_or(0)),
+            active: report.active.as_ref().map(Into::into),
+            proposed: report.proposed.as_ref().map(Into::into),
+            expected: report.expected.map(|revision| revision.0),
+            settled: report
+                .settled
+                .iter()
+                .map(|(tag, count)| p::Uses {
+                    tag: tag.0,
+                    count: *count,
+                })
+                .collect(),
+            outcomes: report.outcomes.iter().map(Into::into).collect(),
+            completed: report.completed.counts.into(),
+            pending: report.completed.pending.as_ref().map(Into::into),
+            sync: report.completed.sync.as_ref().map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<p::Report> for Report {
+    type Error = DecodeError;
+
+    fn try_from(report: p::Report) -> Decoded<Self> {
+        Ok(Report {
+            term: report.term,
+            group: GroupId(report.group),
+            name: report.name.into(),
+            lanes: lanes(report.lanes)?,
+            active: report.active.map(TryInto::try_into).transpose()?,
+            proposed: report.proposed.map(TryInto::try_into).transpose()?,
+            expected: report.expected.map(Revision),
+            settled: report
+                .settled
+                .into_iter()
+                .map(|uses| (Tag(uses.tag), uses.count))
+                .collect(),
+            outcomes: report
+                .outcomes
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Decoded<_>>()?,
+            completed: Completed {
+                counts: report.completed.into(),
+                pending: report.pending.map(TryInto::try_into).transpose()?,
+                sync: report.sync.map(TryInto::try_into).transpose()?,
+            },
         })
     }
 }
@@ -397,8 +537,8 @@ impl From<p::PeerName> for PeerName {
     fn from(name: p::PeerName) -> Self {
         PeerName {
             id: PeerId(name.id),
-            label: name.label,
-            address: name.address,
+            label: readable(&name.label),
+            address: readable(&name.address),
         }
     }
 }
@@ -493,11 +633,17 @@ impl From<&Proposal> for p::Proposal {
                     round_trip_ms: u32::try_from(link.round_trip.as_millis()).unwrap_or(u32::MAX),
                 })
                 .collect(),
-            outcomes: proposal
-                .outcomes
+            outcomes: proposal.outcomes.iter().map(Into::into).collect(),
+            others: proposal
+                .others
                 .iter()
-                .map(|(op, o)| settled(op, o))
+                .map(|(group, ring)| p::OtherGroup {
+                    group: group.0,
+                    ring: ring.iter().map(Into::into).collect(),
+                })
                 .collect(),
+            voters: proposal.voters.iter().map(|peer| peer.0).collect(),
+            calls: proposal.calls.into(),
         }
     }
 }
@@ -529,8 +675,18 @@ impl TryFrom<p::Proposal> for Proposal {
             outcomes: proposal
                 .outcomes
                 .into_iter()
-                .map(unsettled)
+                .map(TryInto::try_into)
                 .collect::<Decoded<_>>()?,
+            others: proposal
+                .others
+                .into_iter()
+                .map(|other| {
+                    let ring = other.ring.into_iter().map(Into::into).collect();
+                    (GroupId(other.group), ring)
+                })
+                .collect(),
+            voters: proposal.voters.into_iter().map(PeerId).collect(),
+            calls: proposal.calls.into(),
         })
     }
 }
@@ -555,7 +711,10 @@ impl From<&CallResult> for p::CallResult {
             CallResult::CannotMeet { detail } => P::CannotMeet(detail.clone()),
             CallResult::Cancelled => P::Cancelled(p::Empty {}),
         };
-        p::CallResult { kind: Some(kind) }
+        p::CallResult {
+            kind: Some(kind),
+            number: 0,
+        }
     }
 }
 
@@ -583,62 +742,75 @@ impl TryFrom<p::CallResult> for CallResult {
     }
 }
 
-fn settled(op: &OperationId, outcome: &Outcome) -> p::Settled {
-    use p::Outcome as P;
-    let outcome = match outcome {
-        Outcome::Committed { contributors } => P::Committed(p::Peers {
-            ids: contributors.iter().map(|peer| peer.0).collect(),
-        }),
-        Outcome::Aborted(AbortCause::PeersLost(lost)) => P::PeersLost(p::LostPeers {
-            lost: lost
-                .iter()
-                .map(|(peer, reason)| p::LostPeer {
-                    peer: peer.into(),
-                    reason: reason.clone(),
-                })
-                .collect(),
-        }),
-        Outcome::Aborted(AbortCause::Reported { reason }) => P::Reported(p::Text {
-            text: reason.clone(),
-        }),
-        Outcome::Aborted(AbortCause::Mismatch { field, detail }) => P::Mismatch(p::Mismatch {
-            field: field.clone(),
-            detail: detail.clone(),
-        }),
-        Outcome::Aborted(AbortCause::DeadlinePassed { reason }) => P::DeadlinePassed(p::Text {
-            text: reason.clone(),
-        }),
-        Outcome::Aborted(AbortCause::CannotMeet { detail }) => P::CannotMeet(p::Text {
-            text: detail.clone(),
-        }),
-    };
-    p::Settled {
-        op: (*op).into(),
-        outcome: Some(outcome),
+impl From<&Settlement> for p::Settled {
+    fn from(settlement: &Settlement) -> Self {
+        use p::Outcome as P;
+        let outcome = match &settlement.outcome {
+            Outcome::Committed { contributors } => P::Committed(p::Peers {
+                ids: contributors.iter().map(|peer| peer.0).collect(),
+            }),
+            Outcome::Aborted(AbortCause::PeersLost(lost)) => P::PeersLost(p::LostPeers {
+                lost: lost
+                    .iter()
+                    .map(|(peer, reason)| p::LostPeer {
+                        peer: peer.into(),
+                        reason: reason.clone(),
+                    })
+                    .collect(),
+            }),
+            Outcome::Aborted(AbortCause::Reported { reason }) => P::Reported(p::Text {
+                text: reason.clone(),
+            }),
+            Outcome::Aborted(AbortCause::Mismatch { field, detail }) => P::Mismatch(p::Mismatch {
+                field: field.clone(),
+                detail: detail.clone(),
+            }),
+            Outcome::Aborted(AbortCause::DeadlinePassed { reason }) => P::DeadlinePassed(p::Text {
+                text: reason.clone(),
+            }),
+            Outcome::Aborted(AbortCause::CannotMeet { detail }) => P::CannotMeet(p::Text {
+                text: detail.clone(),
+            }),
+        };
+        p::Settled {
+            op: settlement.op.into(),
+            outcome: Some(outcome),
+            number: settlement.number,
+            everybody_has: settlement.everybody_has,
+        }
     }
 }
 
-fn unsettled(settled: p::Settled) -> Decoded<(OperationId, Outcome)> {
-    use p::Outcome as P;
-    let outcome = match present("outcome", settled.outcome)? {
-        P::Committed(peers) => Outcome::Committed {
-            contributors: peers.ids.into_iter().map(PeerId).collect(),
-        },
-        P::PeersLost(m) => Outcome::Aborted(AbortCause::PeersLost(
-            m.lost
-                .into_iter()
-                .map(|lost| (lost.peer.into(), lost.reason))
-                .collect(),
-        )),
-        P::Reported(m) => Outcome::Aborted(AbortCause::Reported { reason: m.text }),
-        P::Mismatch(m) => Outcome::Aborted(AbortCause::Mismatch {
-            field: m.field,
-            detail: m.detail,
-        }),
-        P::DeadlinePassed(m) => Outcome::Aborted(AbortCause::DeadlinePassed { reason: m.text }),
-        P::CannotMeet(m) => Outcome::Aborted(AbortCause::CannotMeet { detail: m.text }),
-    };
-    Ok((settled.op.into(), outcome))
+impl TryFrom<p::Settled> for Settlement {
+    type Error = DecodeError;
+
+    fn try_from(settled: p::Settled) -> Decoded<Self> {
+        use p::Outcome as P;
+        let outcome = match present("outcome", settled.outcome)? {
+            P::Committed(peers) => Outcome::Committed {
+                contributors: peers.ids.into_iter().map(PeerId).collect(),
+            },
+            P::PeersLost(m) => Outcome::Aborted(AbortCause::PeersLost(
+                m.lost
+                    .into_iter()
+                    .map(|lost| (lost.peer.into(), lost.reason))
+                    .collect(),
+            )),
+            P::Reported(m) => Outcome::Aborted(AbortCause::Reported { reason: m.text }),
+            P::Mismatch(m) => Outcome::Aborted(AbortCause::Mismatch {
+                field: m.field,
+                detail: m.detail,
+            }),
+            P::DeadlinePassed(m) => Outcome::Aborted(AbortCause::DeadlinePassed { reason: m.text }),
+            P::CannotMeet(m) => Outcome::Aborted(AbortCause::CannotMeet { detail: m.text }),
+        };
+        Ok(Settlement {
+            op: settled.op.into(),
+            outcome,
+            number: settled.number,
+            everybody_has: settled.everybody_has,
+        })
+    }
 }
 
 fn present<T>(field: &'static str, value: Option<T>) -> Decoded<T> {
@@ -677,6 +849,10 @@ fn readable(reason: &str) -> String {
 fn without_controls(text: &str) -> String {
     let visible = |c: char| if c.is_control() { '?' } else { c };
     text.chars().map(visible).collect()
+}
+
+fn term_of(number: p::Number) -> Decoded<u32> {
+    u32::try_from(number.value).map_err(|_| nonsense("term", number.value))
 }
 
 /// 0 is no wish.

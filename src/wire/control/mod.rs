@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::shared_state::{Digest, Presentation};
 use crate::types::{
-    Descriptor, Epoch, GroupId, OperationId, PeerId, PeerName, Revision, RunId, WorldSizes,
+    Descriptor, Epoch, GroupId, OperationId, PeerId, PeerName, Revision, RunId, Tag, WorldSizes,
 };
 
 /// One numbered message on a control connection. `sequence` 0 is not numbered (heartbeats) and is
@@ -52,7 +52,21 @@ pub enum Hello {
         token: u64,
         /// The last message of the master that it has seen.
         last_seen: u64,
+        /// Whom it follows: a session is with one start of one master.
+        reign: Reign,
+        /// Whether an epoch that it is in was active, as far as it knows.
+        accepted: bool,
     },
+}
+
+/// One start of one master, with the term it rules in. A peer follows one, and none of a lower
+/// term after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reign {
+    /// Above all that this master had heard of when it took it.
+    pub term: u32,
+    /// Random: two starts that happen to take the same term are told apart.
+    pub start: u64,
 }
 
 /// What a new peer says about itself.
@@ -83,11 +97,21 @@ pub enum Welcome {
         token: u64,
         /// What all peers of the run go by.
         timings: Timings,
+        /// Whom the peer follows from now on.
+        reign: Reign,
     },
     /// The session goes on.
     Resumed {
         /// The last message of the peer that the master has seen.
         last_seen: u64,
+    },
+    /// This master does not know the session: it has started after it, or took over. Whoever takes
+    /// the answer follows it, and says what it knows, in a session that begins anew.
+    Returned {
+        /// Whom the peer follows from now on.
+        reign: Reign,
+        /// What all peers of the run go by.
+        timings: Timings,
     },
 }
 
@@ -220,6 +244,73 @@ pub enum ToMaster {
     },
     /// I am leaving for good.
     Leave,
+    /// All that a master that has just come must know of me; what is under way was said before.
+    Report(Box<Report>),
+    /// I follow you in this term, too.
+    Promised {
+        /// The term.
+        term: u32,
+    },
+}
+
+/// What a peer holds of the run, for a master that does not remember it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Report {
+    /// The term it is made in: nothing of a lower one is acknowledged after it.
+    pub term: u32,
+    /// The group of the peer.
+    pub group: GroupId,
+    /// Its name and address, as the run knows them.
+    pub name: PeerName,
+    /// Lanes it wants per link, where it has a wish.
+    pub lanes: Option<u16>,
+    /// The newest epoch that it knows to be active, as it was proposed.
+    pub active: Option<Proposal>,
+    /// The newest proposal it has acknowledged beyond that.
+    pub proposed: Option<Proposal>,
+    /// One above the revision of the last sync that it saw commit, if it saw one.
+    pub expected: Option<Revision>,
+    /// How many uses of each tag were settled in the active epoch.
+    pub settled: Vec<(Tag, u32)>,
+    /// Outcomes that not all members are known to have.
+    pub outcomes: Vec<Settlement>,
+    /// The last joint call of each kind that ended for all.
+    pub completed: Completed,
+}
+
+/// One outcome, as peers keep it until all have it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Settlement {
+    /// The operation.
+    pub op: OperationId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Its number among those of the group, from 1; grows within a run.
+    pub number: u64,
+    /// All members have every outcome up to this number.
+    pub everybody_has: u64,
+}
+
+/// How many joint calls of each kind have ended for all in their scope.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CallCounts {
+    /// `update_topology`, of all groups.
+    pub updates: u64,
+    /// `are_peers_pending`, of all groups.
+    pub pendings: u64,
+    /// `sync_shared_state`, of one group.
+    pub syncs: u64,
+}
+
+/// The joint calls that have ended for all, and the last answer of each kind where it was heard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Completed {
+    /// How many.
+    pub counts: CallCounts,
+    /// The answer to the last `are_peers_pending`.
+    pub pending: Option<CallResult>,
+    /// The answer to the last `sync_shared_state`.
+    pub sync: Option<CallResult>,
 }
 
 /// Master to peer.
@@ -235,14 +326,15 @@ pub enum ToPeer {
         epoch: Epoch,
     },
     /// An operation of the active epoch has ended.
-    OperationSettled {
-        /// Its number.
-        op: OperationId,
-        /// How.
-        outcome: Outcome,
-    },
+    OperationSettled(Settlement),
     /// The joint call you are in has ended.
-    CallDone(CallResult),
+    CallDone {
+        /// Which one of its kind, counting those that ended for all; 0 for one that ended for its
+        /// caller alone.
+        number: u64,
+        /// How.
+        result: CallResult,
+    },
     /// What to receive in this sync, and from whom.
     SyncPlan(SyncPlan),
     /// You are no longer part of the run.
@@ -252,6 +344,13 @@ pub enum ToPeer {
     },
     /// Goodbye.
     LeaveAcknowledged,
+    /// I rule in this term now, as I have heard of one above the last: do you follow?
+    TermRaised {
+        /// The term.
+        term: u32,
+    },
+    /// Enough of the run has come back: it goes on.
+    RunGoesOn,
 }
 
 /// The next epoch, as one peer needs to know it.
@@ -265,8 +364,14 @@ pub struct Proposal {
     pub ring: Vec<PeerName>,
     /// The links this peer needs.
     pub links: Vec<LinkSpec>,
-    /// How operations of the epoch before it end. What is not listed is started again.
-    pub outcomes: Vec<(OperationId, Outcome)>,
+    /// How operations of the epochs before it end. What is not listed is started again.
+    pub outcomes: Vec<Settlement>,
+    /// The rings of the other groups.
+    pub others: Vec<(GroupId, Vec<PeerName>)>,
+    /// Whose acknowledgement the epoch after this one needs a majority of.
+    pub voters: Vec<PeerId>,
+    /// How many joint calls have ended once it is active.
+    pub calls: CallCounts,
 }
 
 /// In which way a link fails.

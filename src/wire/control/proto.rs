@@ -46,11 +46,23 @@ pub(super) struct Resume {
     pub(super) token: u64,
     #[prost(uint64, tag = "4")]
     pub(super) last_seen: u64,
+    #[prost(message, required, tag = "5")]
+    pub(super) reign: Reign,
+    #[prost(bool, tag = "6")]
+    pub(super) accepted: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct Reign {
+    #[prost(uint32, tag = "1")]
+    pub(super) term: u32,
+    #[prost(fixed64, tag = "2")]
+    pub(super) start: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Welcome {
-    #[prost(oneof = "WelcomeKind", tags = "1, 2")]
+    #[prost(oneof = "WelcomeKind", tags = "1, 2, 3")]
     pub(super) kind: Option<WelcomeKind>,
 }
 
@@ -60,6 +72,9 @@ pub(super) enum WelcomeKind {
     Registered(Registered),
     #[prost(message, tag = "2")]
     Resumed(Number),
+    /// Without a run, a peer and a token: it has them.
+    #[prost(message, tag = "3")]
+    Returned(Registered),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -80,6 +95,8 @@ pub(super) struct Registered {
     pub(super) lane_stall_timeout_ms: u32,
     #[prost(uint32, tag = "8")]
     pub(super) link_timeout_ms: u32,
+    #[prost(message, required, tag = "9")]
+    pub(super) reign: Reign,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -90,7 +107,7 @@ pub(super) struct FrameToMaster {
     pub(super) acknowledged: u64,
     #[prost(
         oneof = "ToMaster",
-        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
+        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
     )]
     pub(super) message: Option<ToMaster>,
 }
@@ -129,6 +146,56 @@ pub(super) enum ToMaster {
     SyncFailed(SyncFailed),
     #[prost(message, tag = "18")]
     Leave(Empty),
+    #[prost(message, boxed, tag = "19")]
+    Report(Box<Report>),
+    #[prost(message, tag = "20")]
+    Promised(Number),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Report {
+    #[prost(uint32, tag = "1")]
+    pub(super) term: u32,
+    #[prost(uint32, tag = "2")]
+    pub(super) group: u32,
+    #[prost(message, required, tag = "3")]
+    pub(super) name: PeerName,
+    #[prost(uint32, tag = "4")]
+    pub(super) lanes: u32,
+    #[prost(message, optional, tag = "5")]
+    pub(super) active: Option<Proposal>,
+    #[prost(message, optional, tag = "6")]
+    pub(super) proposed: Option<Proposal>,
+    #[prost(uint64, optional, tag = "7")]
+    pub(super) expected: Option<u64>,
+    #[prost(message, repeated, tag = "8")]
+    pub(super) settled: Vec<Uses>,
+    #[prost(message, repeated, tag = "9")]
+    pub(super) outcomes: Vec<Settled>,
+    #[prost(message, required, tag = "10")]
+    pub(super) completed: CallCounts,
+    #[prost(message, optional, tag = "11")]
+    pub(super) pending: Option<CallResult>,
+    #[prost(message, optional, tag = "12")]
+    pub(super) sync: Option<CallResult>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct Uses {
+    #[prost(uint64, tag = "1")]
+    pub(super) tag: u64,
+    #[prost(uint32, tag = "2")]
+    pub(super) count: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct CallCounts {
+    #[prost(uint64, tag = "1")]
+    pub(super) updates: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) pendings: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) syncs: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -137,7 +204,7 @@ pub(super) struct FrameToPeer {
     pub(super) sequence: u64,
     #[prost(uint64, tag = "2")]
     pub(super) acknowledged: u64,
-    #[prost(oneof = "ToPeer", tags = "3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "ToPeer", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub(super) message: Option<ToPeer>,
 }
 
@@ -159,6 +226,10 @@ pub(super) enum ToPeer {
     Evicted(Text),
     #[prost(message, tag = "10")]
     LeaveAcknowledged(Empty),
+    #[prost(message, tag = "11")]
+    TermRaised(Number),
+    #[prost(message, tag = "12")]
+    RunGoesOn(Empty),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -327,6 +398,20 @@ pub(super) struct Proposal {
     pub(super) links: Vec<Link>,
     #[prost(message, repeated, tag = "8")]
     pub(super) outcomes: Vec<Settled>,
+    #[prost(message, repeated, tag = "9")]
+    pub(super) others: Vec<OtherGroup>,
+    #[prost(uint64, repeated, tag = "10")]
+    pub(super) voters: Vec<u64>,
+    #[prost(message, required, tag = "11")]
+    pub(super) calls: CallCounts,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct OtherGroup {
+    #[prost(uint32, tag = "1")]
+    pub(super) group: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) ring: Vec<PeerName>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -349,6 +434,10 @@ pub(super) struct Settled {
     pub(super) op: Operation,
     #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7")]
     pub(super) outcome: Option<Outcome>,
+    #[prost(uint64, tag = "8")]
+    pub(super) number: u64,
+    #[prost(uint64, tag = "9")]
+    pub(super) everybody_has: u64,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -399,6 +488,8 @@ pub(super) struct Mismatch {
 pub(super) struct CallResult {
     #[prost(oneof = "CallResultKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub(super) kind: Option<CallResultKind>,
+    #[prost(uint64, tag = "10")]
+    pub(super) number: u64,
 }
 
 #[derive(Clone, PartialEq, Oneof)]

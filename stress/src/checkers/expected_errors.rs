@@ -11,17 +11,24 @@ use crate::history::History;
 const AFTERMATH_US: u64 = 15_000_000;
 
 /// What a lost peer, or the loss of this peer, may bring.
-const REDUCE: [&str; 5] = [
+const REDUCE: [&str; 6] = [
     "PeersLost",
     "Aborted",
     "TooFewPeers",
     "Evicted",
     "MasterLost",
+    "NoMajority",
 ];
-const SYNC: [&str; 3] = ["Aborted", "Evicted", "MasterLost"];
+const SYNC: [&str; 4] = ["Aborted", "Evicted", "MasterLost", "NoMajority"];
 /// The same for a newcomer, whose run may be lost before it was given anything.
-const FIRST_SYNC: [&str; 4] = ["Aborted", "Evicted", "MasterLost", "NoCleanState"];
-const CALL: [&str; 2] = ["Evicted", "MasterLost"];
+const FIRST_SYNC: [&str; 5] = [
+    "Aborted",
+    "Evicted",
+    "MasterLost",
+    "NoMajority",
+    "NoCleanState",
+];
+const CALL: [&str; 3] = ["Evicted", "MasterLost", "NoMajority"];
 
 pub(super) fn check(history: &History) -> Vec<(String, Vec<Line>)> {
     let mut found = Vec::new();

@@ -110,6 +110,11 @@ impl Script {
         Duration::from_millis(self.random.within(5, 150))
     }
 
+    /// For how long there is no master.
+    pub(super) fn away(&mut self) -> Duration {
+        Duration::from_millis(self.random.within(200, 5001))
+    }
+
     pub(super) fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         self.random.pick(from)
     }

@@ -48,6 +48,9 @@ pub(crate) struct Arguments {
     /// Stop the master, too.
     #[arg(long)]
     stop_master: bool,
+    /// Kill the master every so many seconds; another comes in its place after 0.2 to 5 s.
+    #[arg(long, value_name = "SECONDS")]
+    kill_master_every: Option<f64>,
     /// The longest pause between two blows; the shortest is a seventh of it.
     #[arg(long, default_value_t = 2000)]
     pause_max_ms: u64,
@@ -100,8 +103,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
     let end = Instant::now() + Duration::from_secs_f64(60.0 * arguments.minutes.clamp(0.0, 1e6));
     // A moment of peace first, so that there is something to hurt.
     stage.wait(Duration::from_secs(1))?;
+    let every = arguments.kill_master_every.map(|s| s.clamp(0.1, 1e6));
+    let mut next_kill = every.map(|s| Instant::now() + Duration::from_secs_f64(s));
     while Instant::now() < end {
         stage.wait(script.pause())?;
+        if let (Some(due), Some(every)) = (next_kill, every)
+            && due <= Instant::now()
+        {
+            next_kill = Some(due + Duration::from_secs_f64(every));
+            stage.kill_master(Some(script.away()))?;
+        }
         for _ in 0..script.at_once() {
             let fault = script.fault();
             blows::strike(&mut stage, fault, &mut script, arguments.peers)?;

@@ -77,6 +77,10 @@ pub(crate) struct Arguments {
     /// How long to watch after the fault.
     #[arg(long, default_value_t = 3000)]
     watch_ms: u64,
+    /// With `kill-master`: start another in its place after so long. Two numbers with a `-` between
+    /// them are bounds to draw it from; without, none comes.
+    #[arg(long, value_parser = parse_bounds)]
+    away_ms: Option<(u64, u64)>,
     /// With `idle-cut`: how long the peers do nothing between all-reduces.
     #[arg(long, default_value_t = 5000)]
     idle_ms: u64,
@@ -213,7 +217,11 @@ fn play(
             stage.cut(0, way, None, hold)?;
         }
         Fault::CutPair => stage.cut(0, Way::Pair, Some(1), hold)?,
-        Fault::KillMaster => stage.kill_master()?,
+        Fault::KillMaster => {
+            let away = arguments.away_ms.map(|(from, to)| moment(from, to + 1));
+            stage.kill_master(away)?;
+            stage.wait(away.unwrap_or_default())?;
+        }
         Fault::KillJoiner => {
             let label = stage.join()?;
             stage.wait(moment(0, 150))?;
@@ -235,6 +243,20 @@ fn play(
     let history = History::read(folder, bounds)?;
     end_forked(&history);
     Ok(history)
+}
+
+/// `LOW-HIGH`, or one number for both.
+fn parse_bounds(text: &str) -> Result<(u64, u64), String> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| {
+        text.trim()
+            .parse()
+            .map_err(|_| format!("`{text}` is no number"))
+    };
+    match (number(low)?, number(high)?) {
+        (low, high) if low <= high => Ok((low, high)),
+        (low, high) => Err(format!("{low} is more than {high}")),
+    }
 }
 
 /// Until somebody has reduced with all peers, which do nothing for `pause` between all-reduces.

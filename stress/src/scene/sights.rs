@@ -30,6 +30,9 @@ pub(super) struct Summary {
     /// The longest all-reduce of each that committed after the fault: what a fault costs that ends
     /// no call.
     longest_after: Vec<f64>,
+    /// With `kill-master --away-ms`: what of it is longer than there was no master, and than the
+    /// peers' own all-reduces before.
+    beyond_absence: Vec<f64>,
     /// With `idle-cut`: the first all-reduces over lanes that were cut.
     after_idle: Vec<f64>,
     /// A process as large as a peer is killed: until the other end of its one socket sees it.
@@ -53,6 +56,7 @@ impl Summary {
             operation: Vec::new(),
             operation_before: Vec::new(),
             longest_after: Vec::new(),
+            beyond_absence: Vec::new(),
             after_idle: Vec::new(),
             bare_socket: Vec::new(),
             between_calls: 0,
@@ -90,7 +94,9 @@ impl Summary {
     fn look(&mut self, arguments: &Arguments, history: &History, fault: &Line) {
         let before = |line: &&Line| line.at_us < fault.at_us;
         let commits = history.lines.iter().filter(before).filter_map(took_ms);
-        self.operation_before.extend(commits);
+        let before_ms: Vec<f64> = commits.collect();
+        let own_ms = median(&before_ms).unwrap_or(0.0);
+        self.operation_before.extend(before_ms);
         for (label, process) in &history.processes {
             if process.killed_us.is_some() || label == "orchestrator" || label == "master" {
                 continue;
@@ -107,7 +113,8 @@ impl Summary {
                 continue;
             }
             // Who lost its place waits for newcomers to be let in, which nobody does here.
-            let waits = sight.gone.is_some() || arguments.fault == Fault::KillMaster;
+            let is_over = arguments.fault == Fault::KillMaster && arguments.away_ms.is_none();
+            let waits = sight.gone.is_some() || is_over;
             if sight.to_commit_ms.is_none() && !waits {
                 self.violations
                     .push(format!("{label} never went on after the fault"));
@@ -122,6 +129,17 @@ impl Summary {
                 if let (Some(total), Some(own)) = (sight.to_commit_ms, operation) {
                     self.beyond_operation.push(total - own);
                 }
+            }
+            if let (Some(away_us), Some(longest_ms)) = (history.master_away_us(), sight.longest_ms)
+            {
+                let away_ms = away_us as f64 / 1000.0;
+                self.beyond_absence.push(longest_ms - away_ms - own_ms);
+            }
+            if arguments.away_ms.is_some()
+                && let Some(error) = sight.error
+            {
+                let text = format!("{label} was told of it: {error}");
+                self.violations.push(text);
             }
             self.longest_after.extend(sight.longest_ms);
             self.operation.extend(sight.later_ms);
@@ -272,6 +290,7 @@ impl fmt::Display for Summary {
             ("survivors' own all-reduce", &self.operation),
             ("everybody's before", &self.operation_before),
             ("longest that committed", &self.longest_after),
+            ("beyond master's absence", &self.beyond_absence),
             ("first after the cut", &self.after_idle),
             ("bare socket, as large", &self.bare_socket),
         ] {

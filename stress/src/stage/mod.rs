@@ -46,6 +46,8 @@ pub(crate) struct Stage {
     work: Work,
     master: Actor,
     master_is_gone: bool,
+    /// When another is started in its place.
+    master_due: Option<Instant>,
     address: String,
     peers: Vec<Actor>,
     leaving: Vec<Actor>,
@@ -60,22 +62,21 @@ impl Stage {
         std::fs::create_dir_all(folder).map_err(failed)?;
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "jsonl")
-            {
+            let is_ours = |extension: &std::ffi::OsStr| extension == "jsonl" || extension == "log";
+            if path.extension().is_some_and(is_ours) {
                 std::fs::remove_file(path).map_err(failed)?;
             }
         }
         let mut network = work.has_networks.then(Network::open).transpose()?;
         let place = network.as_mut().map(Network::place).transpose()?;
-        let (master, address) = Actor::start_master(folder, work.profile, place)?;
+        let (master, address) = Actor::start_master(folder, work.profile, place, None)?;
         Ok(Self {
             log: Log::open(&folder.join("orchestrator.jsonl"), "orchestrator")?,
             folder: folder.to_owned(),
             work,
             master,
             master_is_gone: false,
+            master_due: None,
             address,
             peers: Vec::new(),
             leaving: Vec::new(),
@@ -144,11 +145,26 @@ impl Stage {
         killed
     }
 
-    /// Kills the master.
-    pub(crate) fn kill_master(&mut self) -> Result<(), String> {
+    /// Kills the master, unless it is dead; another comes after so long, if any does.
+    pub(crate) fn kill_master(&mut self, away: Option<Duration>) -> Result<(), String> {
+        if self.master_is_gone {
+            return Ok(());
+        }
         self.log.note_of(&self.master.label, Event::Killed);
         self.master_is_gone = true;
+        self.master_due = away.map(|away| Instant::now() + away);
         self.master.kill().map(|_| ())
+    }
+
+    /// Starts a master in the place of the one that was killed.
+    fn return_master(&mut self) -> Result<(), String> {
+        let place = self.master.take_place();
+        let before = Some(self.address.as_str());
+        (self.master, _) = Actor::start_master(&self.folder, self.work.profile, place, before)?;
+        self.master_is_gone = false;
+        let pid = self.master.pid();
+        self.log.note_of(&self.master.label, Event::Started { pid });
+        Ok(())
     }
 
     /// Stops the master for so long, unless it is stopped already.
@@ -184,6 +200,13 @@ impl Stage {
         loop {
             self.look();
             self.mend()?;
+            if self
+                .master_due
+                .take_if(|due| *due <= Instant::now())
+                .is_some()
+            {
+                self.return_master()?;
+            }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
@@ -230,7 +253,9 @@ impl Stage {
     /// that; whoever may be computing is given as long more.
     pub(crate) fn finish(&mut self, computing: Duration) -> Result<(), String> {
         let end = Instant::now() + BLOW_TIMEOUT;
-        while (self.master.is_stopped() || (0..self.peers.len()).any(|index| self.is_held(index)))
+        while (self.master.is_stopped()
+            || self.master_due.is_some()
+            || (0..self.peers.len()).any(|index| self.is_held(index)))
             && Instant::now() < end
         {
             self.wait(LOOK)?;

@@ -147,7 +147,11 @@ fn moments(record: &Record) -> Vec<(f64, String, RGBColor)> {
     let joined = record
         .joined
         .map(|time| (time, format!("newcomer in at {time:.2} s"), JOIN));
-    killed.into_iter().chain(joined).collect()
+    let master = record
+        .master_killed
+        .map(|time| (time, format!("master killed at {time:.2} s"), KILL));
+    let all = killed.into_iter().chain(joined).chain(master);
+    all.collect()
 }
 
 /// World size over time, as steps.

@@ -23,6 +23,7 @@ mod chart;
 mod dataset;
 mod display;
 mod event;
+pub(crate) mod master;
 mod model;
 mod random;
 mod record;
@@ -31,6 +32,7 @@ mod script;
 mod trainer;
 pub(crate) mod worker;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -44,6 +46,7 @@ use serde_json::json;
 use cast::{Cast, Heard};
 use display::Display;
 use event::Event;
+use master::Place;
 use record::Record;
 use report::{Frame, Report};
 use script::{Cue, Script};
@@ -51,6 +54,8 @@ use script::{Cue, Script};
 /// Between the last call of the all-reduce that is to be hit and the kill. It cannot end meanwhile,
 /// but its bytes move as far as they can, and the master hears who has begun.
 const INSIDE: Duration = Duration::from_millis(250);
+/// How long the master is away once it was killed.
+const MASTER_AWAY: Duration = Duration::from_secs(1);
 /// A run in which nobody says anything for so long has failed.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -70,6 +75,9 @@ pub(crate) struct DemoArguments {
     /// Seed of the parameters and of the order of the images
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Kill the master as well, during a later all-reduce, and start another a second later
+    #[arg(long)]
+    kill_master: bool,
     /// Print one JSON object a line, the last of them a summary
     #[arg(long)]
     json: bool,
@@ -79,7 +87,8 @@ pub(crate) struct DemoArguments {
 }
 
 /// Runs the demo. Fails if the workers end with different parameters, if the kill did not hit an
-/// all-reduce, or if the newcomer did not finish with the others.
+/// all-reduce, if the newcomer did not finish with the others, or if the death of the master failed
+/// a call.
 pub(crate) fn run(arguments: &DemoArguments) -> ExitCode {
     match play(arguments) {
         Ok(true) => ExitCode::SUCCESS,
@@ -97,13 +106,22 @@ pub(crate) fn run(arguments: &DemoArguments) -> ExitCode {
 fn play(arguments: &DemoArguments) -> Result<bool, String> {
     std::fs::create_dir_all(&arguments.out)
         .map_err(|error| format!("cannot make {}: {error}", arguments.out.display()))?;
-    let (_master, master_address) = worker::start_master()?;
+    let (master, address) = match arguments.kill_master {
+        true => Place::process(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?,
+        false => Place::here()?,
+    };
+    let mut script = Script::new(arguments.peers as usize, arguments.steps);
+    if arguments.kill_master {
+        script = script.kill_master(arguments.steps);
+    }
     let lone = train_alone(arguments);
     let (sender, heard) = channel();
     let mut run = Run {
         start: Instant::now(),
-        master: master_address,
-        script: Script::new(arguments.peers as usize, arguments.steps),
+        master,
+        address,
+        master_due: None,
+        script,
         record: Record::default(),
         display: Display::new(arguments.json, arguments.steps),
         cast: Cast::new(arguments.out.clone(), sender),
@@ -111,7 +129,7 @@ fn play(arguments: &DemoArguments) -> Result<bool, String> {
     };
     run.display.say(
         0.0,
-        &format!("master at {}, {} workers", run.master, arguments.peers),
+        &format!("master at {}, {} workers", run.address, arguments.peers),
     );
     for worker in 0..run.script.founders {
         run.start_worker(worker)?;
@@ -155,7 +173,10 @@ fn train_alone(arguments: &DemoArguments) -> JoinHandle<Result<f64, String>> {
 struct Run<'a> {
     arguments: &'a DemoArguments,
     start: Instant,
-    master: String,
+    master: Place,
+    address: SocketAddr,
+    /// When the master is started again.
+    master_due: Option<Instant>,
     script: Script,
     record: Record,
     display: Display,
@@ -180,12 +201,12 @@ impl Run<'_> {
         let mut words = format!(
             "demo-worker --master {} --label {label} --shard {shard} --shards {peers} --seed {seed} \
              --steps {steps} --inner-steps {inner_steps}",
-            self.master
+            self.address
         );
         if worker < self.script.founders {
             words += &format!(" --wait-for {peers}");
         }
-        if let Some(step) = self.script.hold_at(worker) {
+        for step in self.script.hold_at(worker) {
             words += &format!(" --hold-at {step}");
         }
         let words: Vec<String> = words.split_whitespace().map(str::to_string).collect();
@@ -198,9 +219,18 @@ impl Run<'_> {
     fn listen(&mut self, heard: &Receiver<Heard>) -> Result<(), String> {
         let mut ended = 0;
         while ended < self.cast.len() {
-            let heard = heard
-                .recv_timeout(SILENCE_MAX)
-                .map_err(|_| format!("no worker has said anything for {SILENCE_MAX:?}"))?;
+            let patience = match self.master_due {
+                Some(due) => due.saturating_duration_since(Instant::now()),
+                None => SILENCE_MAX,
+            };
+            let heard = match heard.recv_timeout(patience) {
+                Ok(heard) => heard,
+                Err(_) if self.master_due.take().is_some() => {
+                    self.return_master()?;
+                    continue;
+                }
+                Err(_) => return Err(format!("no worker has said anything for {SILENCE_MAX:?}")),
+            };
             match heard {
                 Heard::Said(worker, event) => self.hear(worker, &event)?,
                 Heard::Garbled(worker, what) => return Err(format!("{}: {what}", label(worker))),
@@ -213,12 +243,29 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn return_master(&mut self) -> Result<(), String> {
+        (self.master, self.address) = Place::process(self.address)?;
+        let time = self.now();
+        self.record.master_returned = Some(time);
+        self.display
+            .emit(time, "master", json!({ "event": "started" }));
+        self.display.say(time, "master started again");
+        Ok(())
+    }
+
     fn hear(&mut self, worker: usize, event: &Event) -> Result<(), String> {
         let cue = self.script.hear(worker, event);
         if let Some(Cue::KillThenRelease { victim, holder }) = cue {
             std::thread::sleep(INSIDE);
             let status = self.cast.kill(victim)?;
             self.record.killed = Some((self.now(), status.signal()));
+            self.cast.release(holder)?;
+        }
+        if let Some(Cue::KillMasterThenRelease { holder }) = cue {
+            std::thread::sleep(INSIDE);
+            self.master.kill();
+            self.record.master_killed = Some(self.now());
+            self.master_due = Some(Instant::now() + MASTER_AWAY);
             self.cast.release(holder)?;
         }
         let time = self.now();
@@ -245,6 +292,14 @@ impl Run<'_> {
                     "{victim_name} killed by SIGKILL during all-reduce {}",
                     step + 1
                 );
+                self.display.say(time, &text);
+            }
+            Some(Cue::KillMasterThenRelease { .. }) => {
+                let step = self.script.master_step;
+                self.display
+                    .emit(time, "master", json!({ "event": "killed", "step": step }));
+                let number = step.map_or(0, |step| step + 1);
+                let text = format!("master killed by SIGKILL during all-reduce {number}");
                 self.display.say(time, &text);
             }
             Some(Cue::Start { newcomer }) => {

@@ -56,6 +56,9 @@ pub(super) struct Record {
     pub(super) endings: BTreeMap<usize, Ending>,
     /// When the victim was killed, and by which signal the system says it died.
     pub(super) killed: Option<(f64, Option<i32>)>,
+    /// When the master was killed, and when another was there.
+    pub(super) master_killed: Option<f64>,
+    pub(super) master_returned: Option<f64>,
     /// When the newcomer was started, and when it was a member.
     pub(super) started: Option<f64>,
     pub(super) joined: Option<f64>,
@@ -137,6 +140,14 @@ impl Record {
         done.map(|seen| seen.time - killed).reduce(f64::max)
     }
 
+    /// From the death of the master to the moment when everybody had the result of the step it fell
+    /// into.
+    pub(super) fn stall_seconds(&self, script: &Script) -> Option<f64> {
+        let (killed, step) = (self.master_killed?, script.master_step?);
+        let done = self.steps.iter().filter(|seen| seen.step == step);
+        done.map(|seen| seen.time - killed).reduce(f64::max)
+    }
+
     /// Mean loss over the workers at each outer step, with the time of the last.
     pub(super) fn mean_loss(&self) -> Vec<(f64, f32)> {
         let mut by_step: BTreeMap<u64, Vec<&StepSeen>> = BTreeMap::new();
@@ -187,6 +198,10 @@ impl Record {
                     .killed
                     .is_some_and(|(_, signal)| signal == Some(SIGKILL)),
             inputs_restored: self.aborts.iter().all(|abort| abort.input_restored),
+            master_unnoticed: script.master_step.is_none_or(|step| {
+                let failed = self.aborts.iter().any(|abort| abort.step >= step);
+                self.master_returned.is_some() && !failed
+            }),
             newcomer_finished: self.joined.is_some() && self.endings.contains_key(&script.newcomer),
         }
     }
@@ -228,6 +243,8 @@ pub(super) struct Findings {
     /// Each failed all-reduce left its input as it was.
     pub(super) inputs_restored: bool,
     pub(super) newcomer_finished: bool,
+    /// Where the master was killed, another came, and no call failed.
+    pub(super) master_unnoticed: bool,
 }
 
 impl Findings {
@@ -238,6 +255,7 @@ impl Findings {
             && self.killed_inside
             && self.inputs_restored
             && self.newcomer_finished
+            && self.master_unnoticed
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Report {
     killed_inside_all_reduce: bool,
     inputs_restored: bool,
     newcomer_finished: bool,
+    /// None was killed, or it came back and no call failed.
+    master_unnoticed: bool,
     /// At least 90 % right, and at most 0.5 points below the lone worker.
     accuracy_as_expected: bool,
     accuracy: f64,
@@ -39,6 +41,10 @@ pub(super) struct Report {
     newcomer_started_at_seconds: Option<f64>,
     newcomer_joined_at_seconds: Option<f64>,
     newcomer_received_bytes: u64,
+    master_killed_at_seconds: Option<f64>,
+    master_returned_at_seconds: Option<f64>,
+    /// From its death to the result of the all-reduce that it fell into.
+    master_stall_seconds: Option<f64>,
     communication_share: f64,
     aborted: Vec<AbortLine>,
     workers: Vec<WorkerLine>,
@@ -86,6 +92,7 @@ impl Report {
             killed_inside,
             inputs_restored,
             newcomer_finished,
+            master_unnoticed,
         } = record.findings(script, labels);
         let endings = record.endings.values();
         let accuracy = endings
@@ -102,6 +109,7 @@ impl Report {
             killed_inside_all_reduce: killed_inside,
             inputs_restored,
             newcomer_finished,
+            master_unnoticed,
             accuracy_as_expected: accuracy >= ACCURACY_WANTED
                 && accuracy >= frame.lone_accuracy - ACCURACY_SLACK,
             accuracy,
@@ -116,6 +124,9 @@ impl Report {
             newcomer_started_at_seconds: record.started,
             newcomer_joined_at_seconds: record.joined,
             newcomer_received_bytes: record.received_bytes,
+            master_killed_at_seconds: record.master_killed,
+            master_returned_at_seconds: record.master_returned,
+            master_stall_seconds: record.stall_seconds(script),
             communication_share: shares.sum::<f64>() / record.steps.len().max(1) as f64,
             aborted: record
                 .aborts
@@ -221,6 +232,20 @@ impl Report {
                 "\nFAILED: it did not finish with the others"
             },
         ));
+        if self.master_killed_at_seconds.is_some() || !self.master_unnoticed {
+            lines.push(format!(
+                "the master was killed at {} inside an all-reduce, another was there at {}; all had \
+                 the result {} after the kill{}",
+                seconds(self.master_killed_at_seconds),
+                seconds(self.master_returned_at_seconds),
+                seconds(self.master_stall_seconds),
+                if self.master_unnoticed {
+                    ", and no call failed"
+                } else {
+                    "\nFAILED: the run did not go on as if nothing had happened"
+                },
+            ));
+        }
         lines.push(format!(
             "{:.1} s in all; {:.0} % of the workers' time in communication, waiting for slower ones included",
             self.seconds,

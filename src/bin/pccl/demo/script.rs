@@ -15,6 +15,8 @@ use super::event::Event;
 pub(super) enum Cue {
     /// SIGKILL for this worker, then word to the holder to go on.
     KillThenRelease { victim: usize, holder: usize },
+    /// SIGKILL for the master, then word to the holder to go on; the master comes back later.
+    KillMasterThenRelease { holder: usize },
     /// Start this worker.
     Start { newcomer: usize },
 }
@@ -30,27 +32,41 @@ pub(super) struct Script {
     pub(super) kill_step: u64,
     /// Outer step after which the newcomer is started.
     pub(super) join_step: u64,
+    /// Outer step in whose all-reduce the master dies, if it does.
+    pub(super) master_step: Option<u64>,
     inside: BTreeSet<usize>,
     holding: bool,
     killed: bool,
     joined: bool,
+    master_killed: bool,
 }
 
 impl Script {
     /// A plot for `founders` workers, three or more, and `steps` outer steps, six or more.
     pub(super) fn new(founders: usize, steps: u64) -> Self {
         let kill_step = steps / 3;
+        let join_step = (steps / 2).max(kill_step + 1);
         Self {
             founders,
             victim: 1,
             holder: founders - 1,
             newcomer: founders,
             kill_step,
-            join_step: (steps / 2).max(kill_step + 1),
+            join_step,
+            master_step: None,
             inside: BTreeSet::new(),
             holding: false,
             killed: false,
             joined: false,
+            master_killed: false,
+        }
+    }
+
+    /// The same, and the master dies in an all-reduce of the last part.
+    pub(super) fn kill_master(self, steps: u64) -> Self {
+        Self {
+            master_step: Some((steps * 5 / 6).max(self.join_step + 1)),
+            ..self
         }
     }
 
@@ -63,9 +79,16 @@ impl Script {
         }
     }
 
-    /// The outer step at which a worker has to be late, if any.
-    pub(super) fn hold_at(&self, worker: usize) -> Option<u64> {
-        (worker == self.holder).then_some(self.kill_step)
+    /// The outer steps at which a worker has to be late.
+    pub(super) fn hold_at(&self, worker: usize) -> Vec<u64> {
+        match worker == self.holder {
+            true => self
+                .master_step
+                .into_iter()
+                .chain([self.kill_step])
+                .collect(),
+            false => Vec::new(),
+        }
     }
 
     /// Workers that were inside the all-reduce when the victim died, the victim left out.
@@ -77,6 +100,9 @@ impl Script {
 
     /// Takes note of what a worker said; tells what is to be done now.
     pub(super) fn hear(&mut self, worker: usize, event: &Event) -> Option<Cue> {
+        if let Some(holder) = self.hear_of_master_step(worker, event) {
+            return Some(Cue::KillMasterThenRelease { holder });
+        }
         match *event {
             Event::Reducing { step } if step == self.kill_step && !self.killed => {
                 self.inside.insert(worker);
@@ -95,12 +121,29 @@ impl Script {
         // The holder itself never is inside before the kill.
         if self.holding && !self.killed && self.inside.len() == self.founders - 1 {
             self.killed = true;
+            self.inside.clear();
+            self.holding = false;
             return Some(Cue::KillThenRelease {
                 victim: self.victim,
                 holder: self.holder,
             });
         }
         None
+    }
+
+    /// The holder, once the all-reduce in which the master is to die is under way.
+    fn hear_of_master_step(&mut self, worker: usize, event: &Event) -> Option<usize> {
+        let master_step = self.master_step.filter(|_| !self.master_killed)?;
+        match *event {
+            Event::Reducing { step } if step == master_step => {
+                self.inside.insert(worker);
+            }
+            Event::Holding { step } if step == master_step => self.holding = true,
+            _ => return None,
+        }
+        let all_are_inside = self.witnesses().iter().all(|w| self.inside.contains(w));
+        self.master_killed = self.holding && all_are_inside;
+        self.master_killed.then_some(self.holder)
     }
 }
 

@@ -8,7 +8,6 @@
 
 use std::error::Error;
 use std::io::{self, BufRead};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use clap::Args;
 use pccl::Revision;
 use pccl::diloco::{OuterNesterov, pseudo_gradient};
 use pccl::{CollectiveError, SyncError};
-use pccl::{Communicator, Config, Master, ReduceOptions, SharedState, SyncStrategy};
+use pccl::{Communicator, Config, ReduceOptions, SharedState, SyncStrategy};
 
 use super::cast::GO;
 use super::dataset;
@@ -57,15 +56,7 @@ pub(crate) struct WorkerArguments {
     pub(crate) wait_for: Option<u32>,
     /// Outer step at which to say "holding" and wait for "go" on the input before reducing
     #[arg(long)]
-    pub(crate) hold_at: Option<u64>,
-}
-
-/// Starts a master on a free port of loopback, which ends when it is dropped; gives its address too.
-pub(super) fn start_master() -> Result<(Master, String), String> {
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let master = Master::bind(any).map_err(|error| format!("cannot start a master: {error}"))?;
-    let address = master.local_addr().to_string();
-    Ok((master, address))
+    pub(crate) hold_at: Vec<u64>,
 }
 
 /// Runs a worker until all outer steps are done, or its input ends.
@@ -163,7 +154,7 @@ fn work(arguments: &WorkerArguments, orders: &Receiver<()>) -> Result<(), Box<dy
         let first = step * u64::from(arguments.inner_steps);
         let loss = trainer.train(&mut gradient, first, arguments.inner_steps);
         pseudo_gradient(&shared.params, &mut gradient);
-        if arguments.hold_at == Some(step) {
+        if arguments.hold_at.contains(&step) {
             tell(&Event::Holding { step })?;
             orders.recv()?;
         }

@@ -8,7 +8,7 @@ use super::Rings;
 use super::change::{Change, Stage};
 use crate::mutation::{Mutation, mutated};
 use crate::protocol::master::Master;
-use crate::protocol::master::members::{Departure, Member};
+use crate::protocol::master::members::Departure;
 use crate::protocol::master::operations::Operations;
 use crate::types::{Epoch, GroupId, PeerId, PeerName};
 use crate::wire::control::{CallResult, JointCall, ToPeer};
@@ -19,11 +19,13 @@ pub(in crate::protocol::master) struct ActiveEpoch {
     pub(in crate::protocol::master) epoch: Epoch,
     pub(in crate::protocol::master) rings: Rings,
     /// Whose acknowledgement the next epoch needs a majority of.
-    pub(super) voters: BTreeSet<PeerId>,
+    pub(in crate::protocol::master) voters: BTreeSet<PeerId>,
     /// Voters that left or are known dead: they count as agreed.
-    pub(super) agreed: BTreeSet<PeerId>,
+    pub(in crate::protocol::master) agreed: BTreeSet<PeerId>,
     /// Members that are gone, with the reason.
-    pub(super) lost: BTreeMap<GroupId, Vec<(PeerName, String)>>,
+    pub(in crate::protocol::master) lost: BTreeMap<GroupId, Vec<(PeerName, String)>>,
+    /// This master has come back to it, and not all of it with him: another one follows.
+    pub(in crate::protocol::master) must_end: bool,
 }
 
 impl ActiveEpoch {
@@ -34,16 +36,7 @@ impl ActiveEpoch {
             voters: BTreeSet::new(),
             agreed: BTreeSet::new(),
             lost: BTreeMap::new(),
-        }
-    }
-
-    /// Voters are the members with a committed sync, or all where nobody has one.
-    pub(in crate::protocol::master) fn count_synced(&mut self, members: &BTreeMap<PeerId, Member>) {
-        let everybody = || self.rings.values().flatten().copied();
-        let synced = |peer: &PeerId| members.get(peer).is_some_and(|member| member.synced);
-        self.voters = everybody().filter(synced).collect();
-        if self.voters.is_empty() {
-            self.voters = everybody().collect();
+            must_end: false,
         }
     }
 
@@ -62,6 +55,26 @@ impl ActiveEpoch {
 }
 
 impl Master {
+    /// Who of these members votes on the epoch after theirs: those with a committed sync, or one
+    /// that can only commit, or all where nobody has one.
+    pub(super) fn voters_among(
+        &self,
+        members: &BTreeMap<GroupId, BTreeSet<PeerId>>,
+    ) -> BTreeSet<PeerId> {
+        let is_synced = |peer: &PeerId| {
+            let member = self.members.get(peer);
+            member.is_some_and(|member| {
+                member.synced || (member.accepted && self.is_committing(member.group))
+            })
+        };
+        let everybody = || members.values().flatten().copied();
+        let synced: BTreeSet<PeerId> = everybody().filter(is_synced).collect();
+        match synced.is_empty() {
+            true => everybody().collect(),
+            false => synced,
+        }
+    }
+
     /// Makes the proposed epoch the active one if enough of those who must have agreed to it.
     pub(in crate::protocol::master) fn activate_where_agreed(&mut self) -> bool {
         let Some(Change {
@@ -105,13 +118,23 @@ impl Master {
             warn!(%epoch, "half of the voters or more are silent or evicted; going on without a majority");
         }
         let rings = rings.clone();
-        let lets_in = !basis.newcomers.is_empty();
+        let voters = basis.voters.clone();
+        let newcomers = basis.newcomers.clone();
         self.change = None;
-        self.activate(epoch, rings, lets_in);
+        self.activate(epoch, rings, voters, &newcomers);
         true
     }
 
-    fn activate(&mut self, epoch: Epoch, rings: Rings, lets_in: bool) {
+    fn activate(
+        &mut self,
+        epoch: Epoch,
+        rings: Rings,
+        voters: BTreeSet<PeerId>,
+        newcomers: &BTreeSet<PeerId>,
+    ) {
+        let lets_in = !newcomers.is_empty();
+        self.inherited.clear();
+        self.count_from_now_on(newcomers);
         // A group that nobody of before is in starts afresh.
         let before = std::mem::take(&mut self.active.rings);
         self.shared_state.retain(|group, _| {
@@ -138,14 +161,17 @@ impl Master {
         self.active = ActiveEpoch {
             epoch,
             rings,
-            ..ActiveEpoch::none(self.term)
+            voters,
+            ..ActiveEpoch::none(self.reign.term)
         };
-        self.active.count_synced(&self.members);
         for peer in &everybody {
             self.say(*peer, ToPeer::EpochActive { epoch });
         }
+        self.answer_who_is_owed();
         if lets_in {
-            self.finish_calls(&everybody, |call| match call {
+            self.tally.updates += 1;
+            let number = self.tally.updates;
+            self.finish_calls(&everybody, number, |call| match call {
                 JointCall::UpdateTopology => Some(CallResult::Updated),
                 JointCall::ArePeersPending | JointCall::SyncSharedState(_) => None,
             });

@@ -25,13 +25,17 @@ pub(super) struct Basis {
     pub(super) members: BTreeMap<GroupId, BTreeSet<PeerId>>,
     pub(super) newcomers: BTreeSet<PeerId>,
     pub(super) broken: BTreeSet<(PeerId, PeerId)>,
+    /// Whose acknowledgement the epoch after it needs a majority of.
+    pub(super) voters: BTreeSet<PeerId>,
 }
 
 impl Basis {
     /// Whether what is so `now` leaves a change as it is. A ring without a link is as good as before
     /// when the link is sound again; that there is none without it is not.
     fn is_that_of(&self, now: &Self, stage: &Stage) -> bool {
-        let same_peers = self.members == now.members && self.newcomers == now.newcomers;
+        let same_peers = self.members == now.members
+            && self.newcomers == now.newcomers
+            && self.voters == now.voters;
         match stage {
             Stage::Undecided { .. } => self == now,
             Stage::Solving { .. } | Stage::Proposed { .. } => {
@@ -129,6 +133,7 @@ impl Master {
             }
         }
         let basis = Basis {
+            voters: self.voters_among(&members),
             members,
             newcomers,
             broken: self.testimony.broken(),
@@ -158,8 +163,9 @@ impl Master {
             // Everybody is gone: whoever comes next starts afresh.
             self.active = ActiveEpoch {
                 epoch: self.active.epoch,
-                ..ActiveEpoch::none(self.term)
+                ..ActiveEpoch::none(self.reign.term)
             };
+            self.inherited.clear();
             self.change = None;
             self.operations.clear();
             self.shared_state.clear();
@@ -234,7 +240,8 @@ impl Master {
                 .iter()
                 .all(|pair| !self.testimony.is_broken(pair))
         });
-        same_members && links_hold
+        let same_voters = basis.voters == self.active.voters;
+        same_members && same_voters && links_hold && !self.active.must_end
     }
 
     pub(in crate::protocol::master) fn on_solved(

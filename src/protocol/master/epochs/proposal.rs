@@ -1,6 +1,6 @@
 //! What each peer is told of the next epoch, and what the peers answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tracing::info;
@@ -11,7 +11,7 @@ use crate::mutation::{Mutation, mutated};
 use crate::protocol::master::Master;
 use crate::protocol::master::members::Member;
 use crate::types::{Epoch, GroupId, OperationId, PeerId, PeerName, WorldSizes};
-use crate::wire::control::{AbortCause, LinkSpec, Outcome, Proposal, ToPeer};
+use crate::wire::control::{AbortCause, LinkSpec, Outcome, Proposal, Settlement, ToPeer};
 
 /// How many of the longest round trips that neighbours are told to expect there are in
 /// `wiring_timeout`. A link may take three and a half of them.
@@ -27,7 +27,7 @@ impl Master {
             self.last_count += 1;
         }
         let epoch = Epoch {
-            term: self.term,
+            term: self.reign.term,
             count: self.last_count,
         };
         let has_newcomers = !change.basis.newcomers.is_empty();
@@ -42,6 +42,14 @@ impl Master {
         let global = count(rings.values().map(Vec::len).sum());
         let largest_group = count(rings.values().map(Vec::len).max().unwrap_or(0));
         info!(%epoch, world = global, newcomers = change.basis.newcomers.len(), "epoch proposed");
+        let voters: Vec<PeerId> = change.basis.voters.iter().copied().collect();
+        let all_names: BTreeMap<GroupId, Vec<PeerName>> = rings
+            .iter()
+            .map(|(group, ring)| {
+                let members = ring.iter().filter_map(|peer| self.members.get(peer));
+                (*group, members.map(|member| member.name.clone()).collect())
+            })
+            .collect();
         for (group, ring) in &rings {
             let sizes = WorldSizes {
                 global,
@@ -49,11 +57,19 @@ impl Master {
                 groups: count(rings.len()),
                 largest_group,
             };
-            let names: Vec<PeerName> = ring
+            let names = all_names.get(group).cloned().unwrap_or_default();
+            let others: Vec<(GroupId, Vec<PeerName>)> = all_names
                 .iter()
-                .filter_map(|peer| self.members.get(peer).map(|member| member.name.clone()))
+                .filter(|(other, _)| *other != group)
+                .map(|(other, names)| (*other, names.clone()))
                 .collect();
-            let outcomes = self.outcomes(*group, ring);
+            let mut calls = self.tally.counts(*group);
+            calls.updates += u64::from(has_newcomers);
+            let outcomes: Vec<Settlement> = self
+                .outcomes(*group, ring)
+                .into_iter()
+                .map(|(op, outcome)| self.settlement(*group, ring, op, outcome))
+                .collect();
             for peer in ring {
                 let proposal = Proposal {
                     epoch,
@@ -61,6 +77,9 @@ impl Master {
                     ring: names.clone(),
                     links: self.links(*peer, ring),
                     outcomes: outcomes.clone(),
+                    others: others.clone(),
+                    voters: voters.clone(),
+                    calls,
                 };
                 self.say(*peer, ToPeer::EpochProposed(proposal));
             }
@@ -69,16 +88,18 @@ impl Master {
 
     /// How the operations of a group end if `next` is the ring that follows. An operation that is
     /// not finished although its group lost nobody is not listed: its members start it again.
-    fn outcomes(&self, group: GroupId, next: &[PeerId]) -> Vec<(OperationId, Outcome)> {
+    fn outcomes(&self, group: GroupId, next: &[PeerId]) -> BTreeMap<OperationId, Outcome> {
         let (Some(operations), Some(ring)) =
             (self.operations.get(&group), self.active.rings.get(&group))
         else {
-            return Vec::new();
+            return BTreeMap::new();
         };
         let staying: BTreeSet<PeerId> = ring.iter().filter(|p| next.contains(p)).copied().collect();
         let lost = self.active.lost.get(&group);
-        operations
+        let mut outcomes = self.inherited.get(&group).cloned().unwrap_or_default();
+        let ended: Vec<(OperationId, Outcome)> = operations
             .unsettled()
+            .filter(|(op, _)| !outcomes.contains_key(op))
             .filter(|(_, operation)| staying.iter().any(|peer| operation.has_begun(*peer)))
             .filter_map(|(op, operation)| {
                 let is_done = staying.iter().all(|peer| operation.is_done(*peer));
@@ -100,7 +121,9 @@ impl Master {
                     Some((op, Outcome::Aborted(AbortCause::PeersLost(lost))))
                 }
             })
-            .collect()
+            .collect();
+        outcomes.extend(ended);
+        outcomes
     }
 
     fn links(&self, peer: PeerId, ring: &[PeerId]) -> Vec<LinkSpec> {
@@ -117,13 +140,19 @@ impl Master {
             };
             links.push(LinkSpec {
                 peer: there.name.clone(),
-                secret: self.secret("link", &[low.0, high.0]),
+                secret: self.link_secret(low, high),
                 lanes: here.lanes.max(there.lanes),
                 dials: peer == low,
                 round_trip: self.round_trip(here, there),
             });
         }
         links
+    }
+
+    /// A link keeps its secret when the master is another.
+    fn link_secret(&self, low: PeerId, high: PeerId) -> [u8; 16] {
+        let inherited = self.link_secrets.get(&(low, high)).copied();
+        inherited.unwrap_or_else(|| self.secret("link", &[low.0, high.0]))
     }
 
     /// Between two peers: the way over the master's machine is one that exists. Not more than lets
