@@ -174,7 +174,14 @@ pub(crate) async fn serve(host: Host, listener: Listener, config: MasterConfig, 
         Ok(started) => started,
         Err(error) => return warn!(%error, "the master cannot accept"),
     };
-    info!(%address, %run, "master started");
+    match config.recovery_window.as_millis() {
+        0 => info!(%address, %run, "master started; a new run begins"),
+        recovery_window_ms => info!(
+            %address,
+            recovery_window_ms,
+            "master started; waiting for peers of a run that had a master before"
+        ),
+    }
     let clock = Clock::start();
     let machine = machine::Master::new(config, run, 1, seed, clock.now());
     let (events, queue) = mpsc::channel(QUEUE);

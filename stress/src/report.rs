@@ -21,7 +21,9 @@ pub(crate) struct Report<'a> {
     operations: usize,
     /// Runs that began from nothing; more than one means that everybody was lost.
     lineages: usize,
+    /// Of peers.
     kills: usize,
+    master_kills: usize,
     stops: usize,
     cuts: usize,
     /// Processes that were started.
@@ -65,6 +67,9 @@ impl<'a> Report<'a> {
             let by_name = violations.iter().filter(|found| found.checker == name);
             by_name.count()
         };
+        let is_master_kill =
+            |line: &&Line| line.who == "master" && matches!(line.event, Event::Killed);
+        let master_kills = history.lines.iter().filter(is_master_kill).count();
         let mut works = BTreeSet::new();
         let mut errors = BTreeMap::new();
         let mut reasons = BTreeMap::new();
@@ -125,7 +130,8 @@ impl<'a> Report<'a> {
             steps: steps.len(),
             operations: works.len(),
             lineages: lineages.len(),
-            kills: count(|event| matches!(event, Event::Killed)),
+            kills: count(|event| matches!(event, Event::Killed)) - master_kills,
+            master_kills,
             stops: count(|event| matches!(event, Event::Stopped { .. })),
             cuts: count(|event| matches!(event, Event::Cut { .. })),
             starts: count(|event| matches!(event, Event::Started { .. })),
@@ -215,6 +221,7 @@ impl fmt::Display for Report<'_> {
             steps,
             operations,
             kills,
+            master_kills,
             stops,
             cuts,
             starts,
@@ -229,7 +236,7 @@ impl fmt::Display for Report<'_> {
         )?;
         writeln!(
             f,
-            "{kills} kills, {stops} stops, {cuts} cuts, {starts} starts, {joins} joins, \
+            "{kills} kills, {master_kills} of the master, {stops} stops, {cuts} cuts, {starts} starts, {joins} joins, \
              {leaves} asked to leave"
         )?;
         for (what, value) in [

@@ -81,6 +81,10 @@ pub(crate) struct Arguments {
     /// them are bounds to draw it from; without, none comes.
     #[arg(long, value_parser = parse_bounds)]
     away_ms: Option<(u64, u64)>,
+    /// With `kill-master`: between all-reduces peers go on asking for newcomers and syncing, and one
+    /// comes just before the fault, so that it falls into joint calls as well.
+    #[arg(long)]
+    calls: bool,
     /// With `idle-cut`: how long the peers do nothing between all-reduces.
     #[arg(long, default_value_t = 5000)]
     idle_ms: u64,
@@ -188,6 +192,7 @@ fn play(
     for number in 0..arguments.peers {
         let mut more = match arguments.fault {
             Fault::KillJoiner | Fault::StopJoiner => vec![],
+            _ if arguments.calls => vec![],
             _ => vec!["--settle-at", &all],
         };
         if arguments.fault == Fault::Fork && number == 0 {
@@ -218,6 +223,10 @@ fn play(
         }
         Fault::CutPair => stage.cut(0, Way::Pair, Some(1), hold)?,
         Fault::KillMaster => {
+            if arguments.calls {
+                stage.join()?;
+                stage.wait(moment(0, 150))?;
+            }
             let away = arguments.away_ms.map(|(from, to)| moment(from, to + 1));
             stage.kill_master(away)?;
             stage.wait(away.unwrap_or_default())?;

@@ -1,0 +1,115 @@
+//! What the reports come to: the newest epochs, who is there of them, and whether that is enough.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::mutation::{Mutation, mutated};
+use crate::protocol::master::Master;
+use crate::types::{Epoch, PeerId, PeerName};
+use crate::wire::control::{Proposal, Report, ToMaster};
+
+/// What the reports come to.
+pub(super) struct Findings {
+    /// The newest epoch that anybody knows to be active.
+    pub(super) active: Option<Proposal>,
+    /// The newest proposal above it.
+    pub(super) proposed: Option<Proposal>,
+    /// Its members, or those of the active epoch where nothing is proposed.
+    pub(super) expected: BTreeMap<PeerId, PeerName>,
+    /// Of them, who has neither reported nor is known dead.
+    pub(super) absent: BTreeMap<PeerId, PeerName>,
+    /// Enough have reported for nothing that was decided to be unknown.
+    pub(super) is_enough: bool,
+    /// Everybody is here, in the same epoch, and nothing else was proposed.
+    pub(super) is_everybody: bool,
+}
+
+impl Master {
+    pub(super) fn reports(&self) -> impl Iterator<Item = (&PeerId, &Report)> {
+        let term = self.reign.term;
+        self.members
+            .iter()
+            .filter_map(|(peer, member)| Some((peer, member.report.as_deref()?)))
+            .filter(move |(_, report)| report.term == term)
+    }
+
+    pub(super) fn findings(&self) -> Findings {
+        let active = self.reports().filter_map(|(_, r)| r.active.as_ref());
+        let active = active.max_by_key(|proposal| proposal.epoch).cloned();
+        let ended = active.as_ref().map(|active| active.epoch);
+        // Those that the same epoch follows from are one proposal, told to each in its own words.
+        let mut above: BTreeMap<Epoch, &Proposal> = BTreeMap::new();
+        for (_, report) in self.reports() {
+            if let Some(proposed) = &report.proposed
+                && Some(proposed.epoch) > ended
+            {
+                above.insert(proposed.epoch, proposed);
+            }
+        }
+        let dead = self.known_dead();
+        let heard = |proposal: &Proposal| {
+            let is_heard = |voter: &&PeerId| {
+                dead.contains(voter) || self.reports().any(|(peer, _)| peer == *voter)
+            };
+            proposal.voters.iter().filter(is_heard).count()
+        };
+        // Half is enough to know that no majority has gone beyond a proposal.
+        let have_spoken = active.iter().all(|p| heard(p) * 2 > p.voters.len())
+            && above.values().all(|p| heard(p) * 2 >= p.voters.len());
+        let is_enough = self.reports().next().is_some()
+            && (have_spoken || mutated(Mutation::RuleWithoutMajority));
+        let newest = above.values().next_back().copied();
+        let expected: BTreeMap<PeerId, PeerName> = newest
+            .or(active.as_ref())
+            .map(|proposal| self.members_of(proposal))
+            .unwrap_or_default();
+        let is_here = |peer: &PeerId| self.reports().any(|(other, _)| other == peer);
+        let absent: BTreeMap<PeerId, PeerName> = expected
+            .iter()
+            .filter(|(peer, _)| !is_here(peer) && !dead.contains(peer))
+            .map(|(peer, name)| (*peer, name.clone()))
+            .collect();
+        let is_in_it = |peer: &PeerId| {
+            let report = self.members.get(peer).and_then(|m| m.report.as_ref());
+            let epoch = report.and_then(|report| report.active.as_ref());
+            epoch.map(|active| active.epoch) == ended
+        };
+        let is_everybody = above.is_empty()
+            && active.is_some()
+            && expected.keys().all(|peer| is_here(peer) && is_in_it(peer));
+        Findings {
+            proposed: newest.cloned(),
+            active,
+            expected,
+            absent,
+            is_enough,
+            is_everybody,
+        }
+    }
+
+    /// All members of an epoch, of all groups: of each, somebody must know its own ring.
+    pub(super) fn members_of(&self, proposal: &Proposal) -> BTreeMap<PeerId, PeerName> {
+        let others = proposal.others.iter().flat_map(|(_, ring)| ring);
+        let names = proposal.ring.iter().chain(others);
+        names.map(|name| (name.id, name.clone())).collect()
+    }
+
+    /// Who is not back, has nobody on its port, and has closed its lanes to one who is.
+    pub(super) fn known_dead(&self) -> BTreeSet<PeerId> {
+        let Some(listening) = &self.listening else {
+            return BTreeSet::new();
+        };
+        let mut dead = listening.dead.clone();
+        for member in self.members.values().filter(|m| m.report.is_some()) {
+            let mut closed = BTreeSet::new();
+            for message in &member.later {
+                match message {
+                    ToMaster::LinkState { peer, up: false } => closed.insert(*peer),
+                    ToMaster::LinkState { peer, up: true } => closed.remove(peer),
+                    _ => continue,
+                };
+            }
+            dead.extend(closed.intersection(&listening.refused));
+        }
+        dead
+    }
+}

@@ -1,0 +1,307 @@
+//! A master that has just come: it listens before it rules.
+//!
+//! ```text
+//!             hello of a peer that had another master
+//!   listening ──────────────────────────────► it follows, and reports what it holds
+//!      │                                          │
+//!      │ nobody within recovery_window            │ a majority of the voters of the last active
+//!      ▼                                          ▼ epoch, and half of every proposal above it
+//!   a new run                       everybody ────┴──── the rest does not come in time
+//!                                       │                        │
+//!                           the epoch goes on           it ends by a proposal,
+//!                                                       nothing is settled before
+//! ```
+//!
+//! Two masters cannot decide differently: each needs the word of a majority, given in its own term,
+//! and who has given it acknowledges nothing of a lower one.
+
+mod catching_up;
+mod findings;
+mod taking_over;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::{ConnectionId, Master, Output};
+use crate::types::{PeerId, PeerName, RunId, Timestamp};
+use crate::wire::control::{Hello, Join, ToMaster, ToPeer, Welcome};
+
+/// Messages of one peer that are kept until the master rules: more than an honest one can have
+/// under way.
+const LATER_MAX: usize = 4096;
+
+/// Pauses between two looks at the ports of those who are not back.
+const PROBE_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a master knows before it rules.
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Listening {
+    /// The run that comes back, once a peer of one has reported.
+    run: Option<RunId>,
+    /// Of which run those are who have said hello.
+    runs: BTreeMap<PeerId, RunId>,
+    /// When one who has reported was last here, or the master came.
+    last_here: Timestamp,
+    /// Who wants to join, and waits until it is known what.
+    joins: VecDeque<(ConnectionId, Join, SocketAddr)>,
+    /// Since when a majority is here.
+    enough_since: Option<Timestamp>,
+    /// Nobody listens on their ports any more.
+    refused: BTreeSet<PeerId>,
+    dead: BTreeSet<PeerId>,
+    next_probe: Timestamp,
+}
+
+impl Listening {
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self {
+            run: None,
+            runs: BTreeMap::new(),
+            last_here: now,
+            joins: VecDeque::new(),
+            enough_since: None,
+            refused: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            next_probe: now,
+        }
+    }
+
+    pub(super) fn note_refused(&mut self, peer: PeerId) {
+        self.refused.insert(peer);
+    }
+
+    pub(super) fn note_dead(&mut self, peer: PeerId) {
+        self.dead.insert(peer);
+    }
+}
+
+impl Master {
+    pub(super) fn on_hello_while_listening(
+        &mut self,
+        connection: ConnectionId,
+        hello: Hello,
+        from: SocketAddr,
+    ) {
+        let peers_max = self.config.peers_max;
+        let Some(listening) = &mut self.listening else {
+            return;
+        };
+        let Hello::Resume {
+            run,
+            peer,
+            token,
+            reign,
+            ..
+        } = hello
+        else {
+            if let Hello::Join(join) = hello {
+                listening.joins.push_back((connection, join, from));
+                if listening.joins.len() > peers_max
+                    && let Some((connection, ..)) = listening.joins.pop_front()
+                {
+                    self.outputs.push_back(Output::Close { connection });
+                }
+            }
+            return;
+        };
+        // Not refused: that would be for good, and it may be somebody else who is wrong.
+        let is_stranger = match self.members.get(&peer) {
+            Some(member) => member.report.is_some() && member.token != token,
+            None => self.members.len() >= peers_max,
+        };
+        if is_stranger {
+            return self.outputs.push_back(Output::Close { connection });
+        }
+        listening.runs.insert(peer, run);
+        listening.refused.remove(&peer);
+        listening.dead.remove(&peer);
+        if reign.start != self.reign.start && reign.term >= self.reign.term {
+            self.raise_term(reign.term);
+        }
+        if let Some(Some(older)) = self.members.get(&peer).map(|member| member.connection) {
+            self.connections.remove(&older);
+            self.outputs.push_back(Output::Close { connection: older });
+        }
+        // Known better once it has reported.
+        let name = PeerName {
+            id: peer,
+            label: String::new(),
+            address: from.to_string(),
+        };
+        let member = self.new_member(name, token, connection);
+        self.members.insert(peer, member);
+        self.connections.insert(connection, peer);
+        self.outputs.push_back(Output::Welcome {
+            connection,
+            welcome: Welcome::Returned {
+                reign: self.reign,
+                timings: self.config.timings(),
+            },
+            accepted: true,
+        });
+    }
+
+    /// Who is silent before the master rules is no longer counted on, and may come again: nobody is
+    /// removed from a run without its majority.
+    pub(super) fn forget_silent(&mut self, peer: PeerId) {
+        let member = self.members.remove(&peer);
+        if let Some(connection) = member.and_then(|member| member.connection) {
+            self.connections.remove(&connection);
+            self.outputs.push_back(Output::Close { connection });
+        }
+    }
+
+    /// Takes a term above this one; who follows in a lower one is asked again.
+    fn raise_term(&mut self, above: u32) {
+        let term = above.saturating_add(1);
+        info!(term, "a higher term is known; taking one above it");
+        self.reign.term = term;
+        let asked: Vec<PeerId> = self.members.keys().copied().collect();
+        for peer in asked {
+            self.say(peer, ToPeer::TermRaised { term });
+        }
+    }
+
+    pub(super) fn on_message_while_listening(&mut self, peer: PeerId, message: ToMaster) {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        match message {
+            ToMaster::Report(report) => {
+                if report.name.id != peer {
+                    let reason = format!("it reports as peer {}", report.name.id);
+                    return self.evict(peer, reason);
+                }
+                let Some(listening) = &mut self.listening else {
+                    return;
+                };
+                let run = listening.runs.get(&peer).copied();
+                if listening.run.is_some() && listening.run != run {
+                    let reason = "peers of another run have come before it".to_owned();
+                    return self.evict(peer, reason);
+                }
+                listening.run = run;
+                listening.last_here = self.now;
+                member.name = report.name.clone();
+                member.group = report.group;
+                member.lanes = report.lanes;
+                info!(name = %member.name, "has come back, and reports");
+                member.report = Some(report);
+            }
+            ToMaster::Promised { term } => {
+                if let Some(report) = &mut member.report {
+                    report.term = term;
+                }
+            }
+            ToMaster::Leave => self.on_leave(peer),
+            message if member.later.len() < LATER_MAX => member.later.push(message),
+            _ => self.evict(peer, "it says too much before the master rules".to_owned()),
+        }
+    }
+
+    /// Another master has ruled after this one: what is known here may be out of date. All peers are
+    /// asked anew, in a term above.
+    pub(super) fn step_down(&mut self, connection: ConnectionId, above: u32) {
+        warn!(
+            ours = self.reign.term,
+            theirs = above,
+            "another master has ruled after this one; asking all peers anew"
+        );
+        let mut config = self.config.clone();
+        if config.recovery_window.is_zero() {
+            config.recovery_window = config.silence_ceiling;
+        }
+        let seed = blake3::derive_key("pccl 2026 a start of a master", &self.seed);
+        let mut anew = Master::new(config, self.run, above.saturating_add(1), seed, self.now);
+        let open = self.connections.keys().copied().chain([connection]);
+        let closed = open.map(|connection| Output::Close { connection });
+        anew.outputs = std::mem::take(&mut self.outputs);
+        anew.outputs.extend(closed);
+        *self = anew;
+    }
+
+    pub(super) fn listening_deadline(&self) -> Option<Timestamp> {
+        let listening = self.listening.as_ref()?;
+        let enough = listening
+            .enough_since
+            .map(|since| since + self.patience_with_the_rest());
+        let fresh = self.new_run_at();
+        let has_reports = self.members.values().any(|member| member.report.is_some());
+        let probe = has_reports.then_some(listening.next_probe);
+        [enough, fresh, probe].into_iter().flatten().min()
+    }
+
+    /// Who is alive notices that the master is another one, and is here, within this.
+    fn patience_with_the_rest(&self) -> Duration {
+        self.config.silence_ceiling + self.config.resume_grace
+    }
+
+    /// When another run begins, if nobody of one before comes and somebody waits.
+    fn new_run_at(&self) -> Option<Timestamp> {
+        let listening = self.listening.as_ref()?;
+        let at = listening.last_here + self.config.recovery_window;
+        (!listening.joins.is_empty()).then_some(at)
+    }
+
+    /// Begins to rule if it may by now.
+    pub(super) fn rule_where_possible(&mut self) -> bool {
+        if self.members.values().all(|member| member.report.is_none()) {
+            let Some(listening) = &mut self.listening else {
+                return true;
+            };
+            listening.enough_since = None;
+            let is_time = self.new_run_at().is_some_and(|at| at <= self.now);
+            if is_time {
+                self.begin_new_run();
+            }
+            return is_time;
+        }
+        let findings = self.findings();
+        let now = self.now;
+        let patience = self.patience_with_the_rest();
+        let Some(listening) = &mut self.listening else {
+            return true;
+        };
+        listening.last_here = now;
+        if listening.next_probe <= now {
+            listening.next_probe = now + PROBE_PAUSE;
+            for (peer, name) in &findings.absent {
+                self.outputs.push_back(Output::Probe {
+                    peer: *peer,
+                    address: name.address.clone(),
+                });
+            }
+        }
+        if !findings.is_enough {
+            listening.enough_since = None;
+            return false;
+        }
+        let since = *listening.enough_since.get_or_insert(now);
+        // What one who is here is about to report may change all of it.
+        let is_awaited = self.members.values().any(|member| member.report.is_none());
+        if (is_awaited || !findings.absent.is_empty()) && now.since(since) < patience {
+            return false;
+        }
+        self.take_over(findings);
+        true
+    }
+
+    /// Nobody of a run before has come.
+    fn begin_new_run(&mut self) {
+        let Some(listening) = self.listening.take() else {
+            return;
+        };
+        info!(run = %self.run, "a new run begins");
+        // Who has only said hello does not say what it was part of.
+        self.members.clear();
+        for connection in std::mem::take(&mut self.connections).into_keys() {
+            self.outputs.push_back(Output::Close { connection });
+        }
+        for (connection, join, from) in listening.joins {
+            self.register(connection, join, from);
+        }
+    }
+}
