@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the list of parts that a change must pass, cheapest first.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use clap::Args;
@@ -36,34 +37,45 @@ const PARTS: &[(&str, Work)] = &[
     ("docs", || {
         succeeds(cargo("doc --locked --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))
     }),
-    ("example hello_ring", || {
-        succeeds(&mut cargo("run --locked --quiet --example hello_ring"))
-    }),
-    ("example train_loop_with_churn", || {
-        succeeds(&mut cargo(
-            "run --locked --quiet --example train_loop_with_churn -- --short",
-        ))
+    ("examples", || {
+        // As the tests build them: the library is compiled once for both.
+        succeeds(&mut cargo("build --locked --workspace --examples"))?;
+        let examples = target_directory().join("debug/examples");
+        succeeds(&mut Command::new(examples.join("hello_ring")))?;
+        succeeds(Command::new(examples.join("train_loop_with_churn")).arg("--short"))
     }),
     ("model", || {
         // Each check has two threads of its own.
-        succeeds(&mut cargo(
-            "test --locked --release --no-default-features --features sim --test model -- \
-             --test-threads=1 --nocapture",
-        ))
+        succeeds(simulated("test --test model").args(["--", "--test-threads=1", "--nocapture"]))
     }),
     ("simulation, stored seeds", || {
-        succeeds(&mut cargo(
-            "test --locked --release --no-default-features --features sim --test sim",
-        ))
+        succeeds(&mut simulated("test --test sim"))
     }),
     ("simulation", || {
-        succeeds(&mut cargo(
-            "run --locked --quiet --release -p stress -- sim --seeds 1000",
-        ))
+        succeeds(&mut simulated("build --bin stress"))?;
+        let stress = target_directory().join("release/stress");
+        succeeds(Command::new(stress).args(["sim", "--seeds", "1000"]))
     }),
     ("PCCL's Python package on our library", pypccl),
     (TESTS, || succeeds(&mut cargo("test --locked --workspace"))),
 ];
+
+/// Cargo with the library as the simulator needs it; all that is built so shares one compilation.
+fn simulated(arguments: &str) -> Command {
+    let mut command = cargo(arguments);
+    command.args(
+        "--locked --release -p pccl -p stress --no-default-features --features pccl/sim"
+            .split_whitespace(),
+    );
+    command
+}
+
+fn target_directory() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(directory) => workspace_root().join(directory),
+        None => workspace_root().join("target"),
+    }
+}
 
 fn pypccl() -> Result<(), String> {
     if Command::new("python3").arg("--version").output().is_err() {
