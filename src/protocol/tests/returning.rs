@@ -379,7 +379,7 @@ fn who_is_two_epochs_behind_hears_how_its_operation_ended() {
     }
     assert_eq!(cluster.reply(1, calls[1]), None);
     cluster.restart_master();
-    cluster.run();
+    cluster.pass(Duration::from_secs(1));
     for (node, call) in calls.into_iter().take(2).enumerate() {
         let reply = cluster.reply(node, call);
         assert_eq!(contributors(reply).map(<[_]>::len), Some(4), "{reply:?}");
@@ -479,6 +479,36 @@ fn these_sentences_are_not_true_where_their_rule_is_broken() {
         let is_true = std::panic::catch_unwind(|| with(Some(rule), sentence)).is_ok();
         assert!(!is_true, "{rule:?}");
     }
+}
+
+#[test]
+fn one_of_another_run_who_was_asleep_does_not_keep_this_one_out() {
+    let mut cluster = Cluster::of(2);
+    cluster.nodes[0].frozen = true;
+    cluster.kill(1);
+    cluster.restart_master();
+    for node in 2..4 {
+        cluster.spawn(GroupId(0));
+        cluster.command(node, Command::Connect);
+    }
+    cluster.pass(Duration::from_secs(6));
+    cluster.all(vec![
+        (2, Command::UpdateTopology),
+        (3, Command::UpdateTopology),
+    ]);
+    let run = cluster.master.run().0;
+    assert_eq!(cluster.master.rings()[&GroupId(0)].len(), 2);
+    // It wakes as the master of the other run dies, and is the first to be heard.
+    cluster.nodes[0].frozen = false;
+    cluster.restart_master();
+    arrive_at(&mut cluster, 0);
+    cluster.pass(Duration::from_secs(6));
+    assert_eq!(cluster.master.run().0, run);
+    for node in 2..4 {
+        assert_eq!(cluster.nodes[node].peer.gone(), None);
+    }
+    let gone = cluster.nodes[0].peer.gone();
+    assert!(matches!(gone, Some(Gone::Evicted { .. })), "{gone:?}");
 }
 
 #[test]

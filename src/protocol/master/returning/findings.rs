@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::mutation::{Mutation, mutated};
 use crate::protocol::master::Master;
-use crate::types::{Epoch, PeerId, PeerName};
+use crate::types::{Epoch, PeerId, PeerName, RunId};
 use crate::wire::control::{Proposal, Report, ToMaster};
 
 /// What the reports come to.
@@ -24,12 +24,48 @@ pub(super) struct Findings {
 }
 
 impl Master {
+    /// The run that comes back: that of most who have reported. Somebody of another may have been
+    /// asleep since.
+    pub(super) fn run_that_returns(&self) -> Option<RunId> {
+        let reporters = self.reporters_but(None).into_iter();
+        reporters
+            .max_by_key(|(_, count)| *count)
+            .map(|(run, _)| run)
+    }
+
+    /// Whether more of this run have reported than of that of a peer, itself left out: each run
+    /// counts its own ids, and there is one peer of a number.
+    pub(super) fn is_outnumbered(&self, peer: PeerId, by: RunId) -> bool {
+        let theirs = self.listening.as_ref().and_then(|l| l.runs.get(&peer));
+        let reporters = self.reporters_but(Some(peer));
+        let count = |run: &RunId| reporters.get(run).copied().unwrap_or(0);
+        theirs.is_some_and(|theirs| count(&by) > count(theirs))
+    }
+
+    fn reporters_but(&self, left_out: Option<PeerId>) -> BTreeMap<RunId, usize> {
+        let mut reporters = BTreeMap::new();
+        for (peer, member) in &self.members {
+            let run = self.listening.as_ref().and_then(|l| l.runs.get(peer));
+            if let Some(run) = run
+                && member.report.is_some()
+                && Some(*peer) != left_out
+            {
+                *reporters.entry(*run).or_default() += 1;
+            }
+        }
+        reporters
+    }
+
+    /// What those of the run say who have promised this term.
     pub(super) fn reports(&self) -> impl Iterator<Item = (&PeerId, &Report)> {
         let term = self.reign.term;
+        let run = self.run_that_returns();
+        let runs = self.listening.as_ref().map(|listening| &listening.runs);
         self.members
             .iter()
             .filter_map(|(peer, member)| Some((peer, member.report.as_deref()?)))
             .filter(move |(_, report)| report.term == term)
+            .filter(move |(peer, _)| runs.is_none_or(|runs| runs.get(peer).copied() == run))
     }
 
     pub(super) fn findings(&self) -> Findings {

@@ -33,14 +33,16 @@ use crate::wire::control::{Hello, Join, ToMaster, ToPeer, Welcome};
 /// under way.
 const LATER_MAX: usize = 4096;
 
+/// Nobody ends an epoch sooner: who is alive dials several times in this, and may know of a newer one,
+/// or be of another run.
+const SETTLING: Duration = Duration::from_millis(500);
+
 /// Pauses between two looks at the ports of those who are not back.
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a master knows before it rules.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Listening {
-    /// The run that comes back, once a peer of one has reported.
-    run: Option<RunId>,
     /// Of which run those are who have said hello.
     runs: BTreeMap<PeerId, RunId>,
     /// When one who has reported was last here, or the master came.
@@ -58,7 +60,6 @@ pub(super) struct Listening {
 impl Listening {
     pub(super) fn new(now: Timestamp) -> Self {
         Self {
-            run: None,
             runs: BTreeMap::new(),
             last_here: now,
             joins: VecDeque::new(),
@@ -109,12 +110,16 @@ impl Master {
         };
         // Not refused: that would be for good, and it may be somebody else who is wrong.
         let is_stranger = match self.members.get(&peer) {
-            Some(member) => member.report.is_some() && member.token != token,
+            Some(member) if member.report.is_none() || member.token == token => false,
+            Some(_) => !self.is_outnumbered(peer, run),
             None => self.members.len() >= peers_max,
         };
         if is_stranger {
             return self.outputs.push_back(Output::Close { connection });
         }
+        let Some(listening) = &mut self.listening else {
+            return;
+        };
         listening.runs.insert(peer, run);
         listening.refused.remove(&peer);
         listening.dead.remove(&peer);
@@ -175,16 +180,6 @@ impl Master {
                     let reason = format!("it reports as peer {}", report.name.id);
                     return self.evict(peer, reason);
                 }
-                let Some(listening) = &mut self.listening else {
-                    return;
-                };
-                let run = listening.runs.get(&peer).copied();
-                if listening.run.is_some() && listening.run != run {
-                    let reason = "peers of another run have come before it".to_owned();
-                    return self.evict(peer, reason);
-                }
-                listening.run = run;
-                listening.last_here = self.now;
                 member.name = report.name.clone();
                 member.group = report.group;
                 member.lanes = report.lanes;
@@ -225,9 +220,10 @@ impl Master {
 
     pub(super) fn listening_deadline(&self) -> Option<Timestamp> {
         let listening = self.listening.as_ref()?;
-        let enough = listening
-            .enough_since
-            .map(|since| since + self.patience_with_the_rest());
+        let patience = self.patience_with_the_rest();
+        let enough = listening.enough_since.into_iter();
+        let enough = enough.flat_map(|since| [since + SETTLING, since + patience]);
+        let enough = enough.filter(|at| *at > self.now).min();
         let fresh = self.new_run_at();
         let has_reports = self.members.values().any(|member| member.report.is_some());
         let probe = has_reports.then_some(listening.next_probe);
@@ -282,7 +278,12 @@ impl Master {
         let since = *listening.enough_since.get_or_insert(now);
         // What one who is here is about to report may change all of it.
         let is_awaited = self.members.values().any(|member| member.report.is_none());
-        if (is_awaited || !findings.absent.is_empty()) && now.since(since) < patience {
+        let waits_for = match is_awaited || !findings.absent.is_empty() {
+            true => patience,
+            false if !findings.is_everybody => SETTLING,
+            false => Duration::ZERO,
+        };
+        if now.since(since) < waits_for {
             return false;
         }
         self.take_over(findings);

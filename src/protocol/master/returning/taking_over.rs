@@ -23,10 +23,7 @@ const STARTS_APART: u64 = 90;
 impl Master {
     /// Rules from now on, over those who have reported.
     pub(super) fn take_over(&mut self, findings: Findings) {
-        let Some(listening) = self.listening.as_ref() else {
-            return;
-        };
-        let run = listening.run.unwrap_or(self.run);
+        let run = self.run_that_returns().unwrap_or(self.run);
         let dead = self.known_dead();
         self.run = run;
         self.next_round = first_round(self.reign.term);
@@ -77,7 +74,9 @@ impl Master {
         };
         let everybody: Vec<PeerId> = self.members.keys().copied().collect();
         // From here on outputs go out as of one who rules.
-        let joins = self.listening.take().map(|listening| listening.joins);
+        let Some(listening) = self.listening.take() else {
+            return;
+        };
         for peer in everybody {
             let is_member = members.contains_key(&peer);
             let is_left_out = is_member && !expected.contains_key(&peer);
@@ -89,8 +88,12 @@ impl Master {
                 .as_ref()
                 .is_some_and(|report| report.active.is_some());
             if !reported.contains(&peer) {
-                let reason = "it did not report to the master in time".to_owned();
-                self.remove(peer, Departure::Evicted, reason);
+                let is_of_another = listening.runs.get(&peer) != Some(&run);
+                let reason = match member.report.is_some() && is_of_another {
+                    true => "more peers of another run have come back",
+                    false => "it did not report to the master in time",
+                };
+                self.remove(peer, Departure::Evicted, reason.to_owned());
             } else if (is_left_out && !mutated(Mutation::TakeBackWhoWasLeftOut))
                 || (was_member && !is_member)
             {
@@ -101,7 +104,7 @@ impl Master {
             }
         }
         self.tell_what_is_missing(active.as_ref());
-        for (connection, join, from) in joins.into_iter().flatten() {
+        for (connection, join, from) in listening.joins {
             self.register(connection, join, from);
         }
     }
@@ -164,11 +167,8 @@ impl Master {
             .map(|active| self.members_of(active).into_keys().collect())
             .unwrap_or_default();
         let mut highest = self.members.keys().next_back().map_or(0, |peer| peer.0);
-        let reports: Vec<(PeerId, Box<Report>)> = self
-            .members
-            .iter()
-            .filter_map(|(peer, member)| Some((*peer, member.report.clone()?)))
-            .collect();
+        let reports = self.reports();
+        let reports: Vec<(PeerId, Report)> = reports.map(|(p, r)| (*p, r.clone())).collect();
         for (peer, report) in &reports {
             for proposal in [&report.active, &report.proposed].into_iter().flatten() {
                 let known = self.members_of(proposal);
