@@ -83,9 +83,8 @@ impl Master {
             let Some(member) = self.members.get_mut(peer) else {
                 continue;
             };
-            if let Some(answer) = member.call.as_ref().and_then(&result) {
+            if let Some(result) = member.call.as_ref().and_then(&result) {
                 member.call = None;
-                let result = answer;
                 self.say(*peer, ToPeer::CallDone { number, result });
             }
         }

@@ -54,6 +54,21 @@ fn contributors(reply: Option<&Reply>) -> Option<&[PeerId]> {
     }
 }
 
+fn error(reply: Option<&Reply>) -> Option<&CollectiveError> {
+    match reply {
+        Some(Reply::AllReduce(Err(error))) => Some(error),
+        _ => None,
+    }
+}
+
+fn assert_lost_peers(reply: Option<&Reply>) {
+    let error = error(reply);
+    assert!(
+        matches!(error, Some(CollectiveError::PeersLost { .. })),
+        "{reply:?}"
+    );
+}
+
 fn assert_nobody_is_gone(cluster: &Cluster) {
     for node in cluster.nodes.iter().filter(|node| node.alive) {
         assert_eq!(node.peer.gone(), None);
@@ -125,11 +140,9 @@ fn an_abort_that_one_was_told_is_an_abort_for_all_and_owed_by_who_had_not_called
     cluster.run();
     for (node, call) in [(0, calls[0]), (1, calls[1]), (2, owed)] {
         let reply = cluster.reply(node, call);
+        let error = error(reply);
         assert!(
-            matches!(
-                reply,
-                Some(Reply::AllReduce(Err(CollectiveError::Aborted { .. })))
-            ),
+            matches!(error, Some(CollectiveError::Aborted { .. })),
             "{reply:?}"
         );
     }
@@ -278,14 +291,7 @@ fn who_is_silent_when_the_master_is_back_is_waited_for_and_then_lost() {
     assert_eq!(cluster.reply(0, calls[0]), None);
     cluster.pass(Duration::from_secs(3));
     for (node, call) in calls.into_iter().enumerate() {
-        let reply = cluster.reply(node, call);
-        assert!(
-            matches!(
-                reply,
-                Some(Reply::AllReduce(Err(CollectiveError::PeersLost { .. })))
-            ),
-            "{reply:?}"
-        );
+        assert_lost_peers(cluster.reply(node, call));
     }
     // It comes back to a run that has gone on.
     cluster.nodes[2].frozen = false;
@@ -349,14 +355,7 @@ fn a_proposal_that_was_acknowledged_and_may_be_active_is_what_the_next_one_follo
         Some(Gone::Evicted { .. })
     ));
     for (node, call) in (0..).zip(calls) {
-        let reply = cluster.reply(node, call);
-        assert!(
-            matches!(
-                reply,
-                Some(Reply::AllReduce(Err(CollectiveError::PeersLost { .. })))
-            ),
-            "{reply:?}"
-        );
+        assert_lost_peers(cluster.reply(node, call));
     }
 }
 
