@@ -120,15 +120,19 @@ impl<R: Real, L: Level<R>> Format for MinMax<R, L> {
         if !origin.is_number() {
             origin = middle;
         }
-        let codes_within = |room: R| {
-            let codes = (room / step + room / step)
-                .least(R::of(L::HALF - 1.0))
-                .rounded()
-                - one;
+        let codes_within = |room: R, codes: R, direction: R| {
+            let mut codes = (room / step + room / step).least(codes).rounded();
+            // The quotient may be rounded up, and be too large by a hair before that.
+            for _ in 0..2 {
+                if !(origin + direction * codes * step).is_number() {
+                    codes = codes - one;
+                }
+            }
             codes.most(R::ZERO)
         };
-        first = -codes_within(R::LARGEST * half + origin * half);
-        last = codes_within(R::LARGEST * half - origin * half);
+        let room = |end: R| R::LARGEST * half + end * half;
+        first = -codes_within(room(origin), -first, -one);
+        last = codes_within(room(-origin), last, one);
         Self::fitted(origin, step, first, last, false)
     }
 
@@ -247,8 +251,9 @@ impl<R: Real, L: Level<R>> Format for ZeroPointScale<R, L> {
         let scale = finest(high / steps - low / steps, low, high);
         let steps_per_unit = one / scale;
         let mut first = (low * steps_per_unit).rounded();
-        let mut last = (high * steps_per_unit).rounded();
         let centre = first + R::of(L::HALF);
+        // As it is encoded: of two codes equally near, an odd centre turns the even one into the odd one.
+        let mut last = (high * steps_per_unit + (R::ROUNDING - centre)) - (R::ROUNDING - centre);
         // The ends of the widest ranges would be rounded to infinity.
         if !(first * scale).is_number() {
             first = first + one;

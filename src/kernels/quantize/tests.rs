@@ -620,3 +620,18 @@ fn blocks_next_to_the_largest_number_are_encoded_and_stay_numbers() {
         }
     }
 }
+
+#[test]
+fn the_ends_of_the_widest_ranges_are_within_a_step() {
+    let largest = f64::from(f32::MAX);
+    let near = || (0..80).map(|i| largest * (1.0 - f64::from(i) / 4096.0));
+    let ranges = near().flat_map(|low| near().map(move |high| [-low, high]));
+    // Among these are some whose upper end is as near to one code as to the next.
+    let to_the_largest = (0..20_000).map(|i| [-largest * f64::from(i) / 20_000.0, largest]);
+    for range in ranges.chain(to_the_largest) {
+        for codes in [DataType::U8, DataType::I16] {
+            check_bounds(Quantization::min_max(codes), DataType::F32, &range);
+            check_bounds(Quantization::zero_point_scale(codes), DataType::F32, &range);
+        }
+    }
+}
