@@ -52,6 +52,8 @@ mutations! {
     GoOnWithoutTheAbsent,
     /// A master that has come back does not end the calls that have ended for others.
     AnswerNobodyBehind,
+    /// A master goes on without a majority where its peers may follow another one.
+    RuleBesideStandbys,
     /// A peer follows a master of a term below one that it has followed.
     FollowLowerTerms,
 

@@ -38,6 +38,14 @@ const OPTIONS: &[(&str, Change)] = &[
         config.advertised_port = Some(number(value)?);
         Ok(())
     }),
+    ("standby_masters", |config, value| {
+        let addresses = value.split(',').map(str::trim);
+        config.standby_masters = addresses
+            .filter(|a| !a.is_empty())
+            .map(str::to_owned)
+            .collect();
+        Ok(())
+    }),
     ("label", |config, value| {
         config.label = value.to_owned();
         Ok(())
@@ -137,6 +145,7 @@ mod tests {
             ("listen_ports", "50000-50010"),
             ("bind", "127.0.0.1"),
             ("advertised_host", "here.example.org"),
+            ("standby_masters", "two.example.org:48148, 10.0.0.3:48148"),
             ("advertised_port", "7"),
             ("label", "one"),
             ("connect_timeout_ms", "1500"),

@@ -15,6 +15,9 @@ pub const DEFAULT_MASTER_PORT: u16 = 48148;
 /// The first port a communicator tries to listen on unless told otherwise.
 pub const DEFAULT_PEER_PORT: u16 = 48149;
 
+/// Most masters that a peer may follow.
+const MASTERS_MAX: usize = 16;
+
 /// Settings of a [`Communicator`](super::Communicator).
 ///
 /// ```
@@ -30,6 +33,11 @@ pub struct Config {
     /// Where the master is: `host:port` with a name, an IPv4 address, or an IPv6 address in
     /// brackets.
     pub master: String,
+    /// Other masters that may take over from it, in the order in which they are asked; the same list
+    /// for all peers of a run. Default: none. With any, a run of which half or more fall silent
+    /// waits for them and ends with `NoMajority`, as another master may have the rest; without, it
+    /// goes on.
+    pub standby_masters: Vec<String>,
     /// The group to reduce and share state with. Default 0.
     pub group: GroupId,
     /// This peer's name in logs and errors, at most 255 bytes. Default empty.
@@ -75,6 +83,7 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             master: master.into(),
+            standby_masters: Vec::new(),
             group: GroupId(0),
             label: String::new(),
             bind: None,
@@ -89,6 +98,20 @@ impl Config {
             keepalive_interval: Duration::from_secs(30),
             socket: SocketOptions::default(),
         }
+    }
+
+    /// Adds to [`standby_masters`](Self::standby_masters).
+    pub fn standby_master(mut self, address: impl Into<String>) -> Self {
+        self.standby_masters.push(address.into());
+        self
+    }
+
+    /// All masters, in the order in which they are asked.
+    pub(crate) fn masters(&self) -> Vec<String> {
+        let standbys = self.standby_masters.iter().cloned();
+        std::iter::once(self.master.clone())
+            .chain(standbys)
+            .collect()
     }
 
     /// Sets [`group`](Self::group).
@@ -171,12 +194,31 @@ impl Config {
 
     pub(crate) fn check(&self) -> Result<(), ConnectError> {
         let invalid = |field, reason: String| Err(ConnectError::InvalidConfig { field, reason });
-        let port = self.master.rsplit_once(':').and_then(|(host, port)| {
-            let bracketed = host.starts_with('[') && host.ends_with(']');
-            (!host.is_empty() && (bracketed || !host.contains(':'))).then(|| port.parse::<u16>())
-        });
-        if !matches!(port, Some(Ok(1..))) {
+        let is_host_and_port = |address: &str| {
+            address.rsplit_once(':').is_some_and(|(host, port)| {
+                let bracketed = host.starts_with('[') && host.ends_with(']');
+                let is_host = !host.is_empty() && (bracketed || !host.contains(':'));
+                is_host && matches!(port.parse::<u16>(), Ok(1..))
+            })
+        };
+        if !is_host_and_port(&self.master) {
             return invalid("master", format!("{:?} is not host:port", self.master));
+        }
+        if self.standby_masters.len() >= MASTERS_MAX {
+            return invalid("standby_masters", format!("more than {}", MASTERS_MAX - 1));
+        }
+        for (number, address) in self.masters().iter().enumerate() {
+            if !is_host_and_port(address) {
+                return invalid("standby_masters", format!("{address:?} is not host:port"));
+            }
+            if self
+                .masters()
+                .iter()
+                .take(number)
+                .any(|other| other == address)
+            {
+                return invalid("standby_masters", format!("{address:?} is there twice"));
+            }
         }
         if self.label.len() > MAX_NAME_BYTES {
             return invalid("label", format!("more than {MAX_NAME_BYTES} bytes"));

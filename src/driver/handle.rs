@@ -111,7 +111,8 @@ impl Driver {
                 builder
             }
         }
-        .enable_all()
+        .enable_io()
+        .enable_time()
         .build()
         .map_err(system)?;
         let (mut driver, running) = Self::prepare(host, config, listener);

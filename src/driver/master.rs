@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::control::{ControlWriter, FromControl};
 use super::host::Host;
 #[cfg(feature = "sim")]
 use super::host::observer::Observed;
+use super::state_dir::StateDir;
 use crate::protocol::master::{
     self as machine, ConnectionId, Input, MasterConfig, Output, Solution, SolveRequest,
 };
@@ -56,6 +58,19 @@ pub enum MasterError {
         /// What the system said.
         reason: String,
     },
+    /// The state directory cannot be used: it is damaged, not one, or in use. **Next:** if it is in
+    /// use, end the other master; otherwise move it away and start again: the peers of the run know
+    /// all that the next master must.
+    #[error(
+        "state directory {}: {reason}; move it away to start without it: peers that are alive know all that is needed",
+        path.display()
+    )]
+    StateDirectory {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The system gave no thread or no random numbers. **Next:** raise the limits of the process.
     #[error("cannot start: {0}")]
     System(std::io::Error),
@@ -75,7 +90,7 @@ pub enum MasterError {
 #[must_use = "dropping it stops the master"]
 pub struct Master {
     address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
+    stop: Option<oneshot::Sender<Stop>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -96,12 +111,24 @@ impl Master {
         };
         let host = Host::default();
         let listener = listen(&host, address)?;
+        let state = match &config.state_dir {
+            Some(path) => {
+                Some(
+                    StateDir::open(path).map_err(|reason| MasterError::StateDirectory {
+                        path: path.clone(),
+                        reason,
+                    })?,
+                )
+            }
+            None => None,
+        };
         let address = listener.local_addr();
         let mut secret = Secret([0; 40]);
         getrandom::fill(&mut secret.0)
             .map_err(|error| MasterError::System(std::io::Error::other(error.to_string())))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
+            .enable_io()
+            .enable_time()
             .build()
             .map_err(MasterError::System)?;
         let (stop, stopped) = oneshot::channel();
@@ -109,11 +136,7 @@ impl Master {
             .name("pccl-master".to_owned())
             .spawn(move || {
                 runtime.block_on(async move {
-                    tokio::select! {
-                        biased;
-                        () = serve(host, listener, config, secret) => {}
-                        _ = stopped => {}
-                    }
+                    serve(host, listener, config, state, secret, stopped).await;
                     info!(%address, "master stopped");
                 });
             })
@@ -130,14 +153,22 @@ impl Master {
         self.address
     }
 
-    /// Stops it; the port is free on return.
+    /// Stops it; the port is free on return. To its peers that is a crash: they look for it, and for
+    /// others that they may follow.
     pub fn stop(mut self) {
-        self.end();
+        self.end(Stop::Now);
     }
 
-    fn end(&mut self) {
+    /// Stops it for another one: its peers are told to go on with one of their other masters at
+    /// once, or with the next one at this address, which may be another version. What is under way
+    /// goes on; the port is free on return.
+    pub fn hand_over(mut self) {
+        self.end(Stop::HandOver);
+    }
+
+    fn end(&mut self, how: Stop) {
         if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
+            let _ = stop.send(how);
         }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -147,9 +178,21 @@ impl Master {
 
 impl Drop for Master {
     fn drop(&mut self) {
-        self.end();
+        self.end(Stop::Now);
     }
 }
+
+/// How a master is to end.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    /// At once.
+    Now,
+    /// Once its peers have been told.
+    HandOver,
+}
+
+/// How long the last words to peers may take to go out.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Unpredictable bytes: the run's id, its tokens and secrets come from them.
 pub(crate) struct Secret(pub(crate) [u8; 40]);
@@ -162,8 +205,15 @@ pub(crate) fn listen(host: &Host, address: SocketAddr) -> Result<Listener, Maste
     })
 }
 
-/// A master on the runtime that this is polled in; it ends when it is dropped.
-pub(crate) async fn serve(host: Host, listener: Listener, config: MasterConfig, secret: Secret) {
+/// A master on the runtime that this is polled in; it ends when it is stopped or dropped.
+async fn serve(
+    host: Host,
+    listener: Listener,
+    config: MasterConfig,
+    state: Option<(StateDir, Option<machine::Memory>)>,
+    secret: Secret,
+    stop: oneshot::Receiver<Stop>,
+) {
     let address = listener.local_addr();
     let (run, seed) = secret.0.split_at(8);
     let run = RunId(run.try_into().map(u64::from_le_bytes).unwrap_or_default());
@@ -183,18 +233,40 @@ pub(crate) async fn serve(host: Host, listener: Listener, config: MasterConfig, 
         ),
     }
     let clock = Clock::start();
-    let machine = machine::Master::new(config, run, 1, seed, clock.now());
+    let (machine, state) = match state {
+        Some((state, recalled)) => {
+            let machine = machine::Master::with_memory(config, run, recalled, seed, clock.now());
+            (machine, Some(state))
+        }
+        None => (
+            machine::Master::new(config, run, 1, seed, clock.now()),
+            None,
+        ),
+    };
     let (events, queue) = mpsc::channel(QUEUE);
     let running = Loop {
         host,
         machine,
+        state,
         clock,
         events,
         greeted: BTreeMap::new(),
         connections: BTreeMap::new(),
         next_connection: 1,
     };
-    running.run(incoming, queue).await;
+    running.run(incoming, queue, stop).await;
+}
+
+/// A master that is never stopped but by dropping this.
+#[cfg(feature = "sim")]
+pub(crate) async fn serve_for_ever(
+    host: Host,
+    listener: Listener,
+    config: MasterConfig,
+    secret: Secret,
+) {
+    let (_stop, stopped) = oneshot::channel();
+    serve(host, listener, config, None, secret, stopped).await;
 }
 
 fn check(config: &MasterConfig) -> Result<(), MasterError> {
@@ -231,6 +303,7 @@ enum Event {
 struct Loop {
     host: Host,
     machine: machine::Master,
+    state: Option<StateDir>,
     clock: Clock,
     events: mpsc::Sender<Event>,
     /// Connections whose hello the machine has not answered.
@@ -244,12 +317,19 @@ impl Loop {
         mut self,
         mut incoming: mpsc::Receiver<Incoming>,
         mut queue: mpsc::Receiver<Event>,
+        mut stop: oneshot::Receiver<Stop>,
     ) {
         loop {
             self.obey().await;
             let timeout = self.clock.instant(self.machine.next_timeout());
             tokio::select! {
                 biased;
+                how = &mut stop => {
+                    return match how {
+                        Ok(Stop::HandOver) => self.hand_over().await,
+                        Ok(Stop::Now) | Err(_) => {}
+                    };
+                }
                 () = tokio::time::sleep_until(timeout) => {
                     // What has arrived is read before any watch is asked.
                     for _ in 0..QUEUE {
@@ -272,6 +352,33 @@ impl Loop {
                     None => return,
                 },
             }
+        }
+    }
+
+    /// Tells all peers, and waits until they have been told.
+    async fn hand_over(mut self) {
+        self.tell(Input::HandOver);
+        let mut last_words = Vec::new();
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Send { connection, frame } => self.send(connection, &frame),
+                Output::Close { connection } => {
+                    let writer = self.connections.remove(&connection);
+                    last_words.extend(writer.and_then(ControlWriter::close));
+                }
+                _ => {}
+            }
+        }
+        let all_told = async {
+            for told in last_words {
+                let _ = told.await;
+            }
+        };
+        if tokio::time::timeout(GOODBYE_TIMEOUT, all_told)
+            .await
+            .is_err()
+        {
+            warn!("not all peers take the news that this master hands over");
         }
     }
 
@@ -328,6 +435,11 @@ impl Loop {
         while let Some(output) = self.machine.poll_output() {
             #[cfg(feature = "sim")]
             self.host.observe(Observed::MasterOutput(&output));
+            if let Some(state) = &mut self.state
+                && matches!(output, Output::Send { .. } | Output::Welcome { .. })
+            {
+                state.sync();
+            }
             match output {
                 Output::Welcome {
                     connection,
@@ -370,6 +482,11 @@ impl Loop {
                             let _ = events.send(Event::PortRefused(peer)).await;
                         }
                     });
+                }
+                Output::Record(record) => {
+                    if let Some(state) = &mut self.state {
+                        state.write(record);
+                    }
                 }
                 Output::Solve(request) => {
                     let input = Input::Solved {

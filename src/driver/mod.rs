@@ -26,6 +26,7 @@ mod links;
 mod master;
 mod peer;
 mod reach;
+mod state_dir;
 mod sync;
 #[cfg(test)]
 mod testing;
@@ -37,4 +38,4 @@ pub(crate) use host::Host;
 pub(crate) use host::observer::{Observed, Observer};
 pub use master::{Master, MasterError};
 #[cfg(feature = "sim")]
-pub(crate) use master::{Secret, listen, serve};
+pub(crate) use master::{Secret, listen, serve_for_ever};

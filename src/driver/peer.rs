@@ -100,9 +100,10 @@ impl Loop {
             advertised_host: config.advertised_host.clone().unwrap_or_default(),
             port: config.advertised_port.unwrap_or(port),
             lanes: config.lanes_per_link,
+            ..Join::default()
         };
         let peer_config = PeerConfig {
-            master: config.master.clone(),
+            masters: config.masters(),
             join,
             connect_timeout: config.connect_timeout,
             master_grace: config.master_grace,
@@ -463,10 +464,11 @@ impl Loop {
             self.host.observe(Observed::PeerOutput(&output));
             match output {
                 Output::ReachMaster {
+                    master,
                     hello,
                     after,
                     within,
-                } => self.reach_master(hello, after, within),
+                } => self.reach_master(master, hello, after, within),
                 Output::LeaveMaster => {
                     self.attempt += 1;
                     self.closing = self.control.take().and_then(ControlWriter::close);
@@ -579,11 +581,11 @@ impl Loop {
         }
     }
 
-    fn reach_master(&mut self, hello: Hello, after: Duration, within: Duration) {
+    fn reach_master(&mut self, master: String, hello: Hello, after: Duration, within: Duration) {
         self.attempt += 1;
         self.control = None;
         let (attempt, events) = (self.attempt, self.events.clone());
-        let (master, bind) = (self.config.master.clone(), self.config.bind);
+        let bind = self.config.bind;
         let network = self.host.network.clone();
         let task = tokio::spawn(async move {
             tokio::time::sleep(after).await;

@@ -12,7 +12,7 @@ use super::network::{Machine, Network};
 use super::plan::{Fault, FaultKind, Mode, Plan};
 use super::world::{Ending, MASTER, Script, Stage, World};
 use crate::communicator::{Communicator, Config, ReduceOptions};
-use crate::driver::{Host, Secret, listen, serve};
+use crate::driver::{Host, Secret, listen, serve_for_ever};
 use crate::protocol::master::MasterConfig;
 
 #[derive(Clone, Default)]
@@ -93,7 +93,7 @@ impl Script for Reducers {
             };
             return Box::pin(async move {
                 let listener = listen(&host, stage.master).unwrap();
-                serve(
+                serve_for_ever(
                     host,
                     listener,
                     MasterConfig::default().new_run(),

@@ -5,4 +5,5 @@ pub mod control;
 pub mod greeting;
 pub mod hello;
 pub mod lane;
+pub mod record;
 pub mod state;

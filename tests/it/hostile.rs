@@ -142,6 +142,7 @@ fn a_hello_of_a_peer() -> Vec<u8> {
         advertised_host: String::new(),
         port: 9,
         lanes: Some(1),
+        ..Join::default()
     });
     encode(Kind::Control, &join.encode()).unwrap()
 }

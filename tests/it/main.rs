@@ -21,6 +21,7 @@ mod diloco;
 mod failures;
 mod hostile;
 mod leftovers;
+mod masters;
 mod membership;
 mod processes;
 mod reduce;

@@ -110,6 +110,8 @@ impl State {
                     self.tell_master(master::Input::PortRefused { peer });
                 }
             }
+            // It is started again in memory of nothing.
+            master::Output::Record(_) => {}
             master::Output::Solve(request) => {
                 let solutions = request.groups.iter().map(|(group, members)| {
                     let solution = match topology::ring(members, &request.broken, 10_000) {

@@ -121,9 +121,10 @@ impl Instance {
             advertised_host: String::new(),
             port: 1000 + index as u16,
             lanes: Some(1),
+            ..Join::default()
         };
         let config = PeerConfig {
-            master: String::new(),
+            masters: vec![String::new()],
             join,
             connect_timeout: Duration::from_secs(10),
             master_grace: Duration::from_secs(30),

@@ -2,14 +2,18 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use pccl::{Master, MasterConfig};
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct MasterArguments {
+    #[command(subcommand)]
+    command: Option<MasterCommand>,
     /// Where peers reach it. Port 0 takes a free one, which the first line of output names.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:48148")]
     listen: SocketAddr,
@@ -23,6 +27,21 @@ pub(crate) struct MasterArguments {
     /// How long it waits for them, in milliseconds; 2000 by default, 1000 with the fast profile.
     #[arg(long, value_name = "MS", conflicts_with = "new_run")]
     recovery_window_ms: Option<u64>,
+    /// Write down here what is told to peers, before it is: the next master that is started with it
+    /// knows what those were told that died together with this one. One directory for each master.
+    #[arg(long, value_name = "DIRECTORY")]
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum MasterCommand {
+    /// Have a master on this machine hand over and end: its peers go on with another one of theirs,
+    /// or with the next one at its address. SIGTERM and SIGINT do the same.
+    Handover {
+        /// The state directory of the master.
+        #[arg(long, value_name = "DIRECTORY")]
+        state_dir: PathBuf,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -33,9 +52,19 @@ enum Profile {
     Fast,
 }
 
-/// Runs until a signal ends the process: SIGINT and SIGTERM do what they always do. The peers
-/// notice the closed connections at once.
+/// Runs until a signal ends the process. SIGTERM and SIGINT hand over: the peers are told to go on with
+/// another master of theirs, or with the next one here.
 pub(crate) fn run(arguments: &MasterArguments) -> ExitCode {
+    if let Some(MasterCommand::Handover { state_dir }) = &arguments.command {
+        return match handover::ask(state_dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let path = state_dir.display();
+                eprintln!("pccl master handover: no master answers in {path}: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut config = match arguments.profile {
         Profile::Default => MasterConfig::default(),
         Profile::Fast => MasterConfig::fast(),
@@ -46,20 +75,73 @@ pub(crate) fn run(arguments: &MasterArguments) -> ExitCode {
     if let Some(window_ms) = arguments.recovery_window_ms {
         config.recovery_window = Duration::from_millis(window_ms);
     }
+    config.state_dir.clone_from(&arguments.state_dir);
     let master = match Master::bind_with(arguments.listen, config) {
         Ok(master) => master,
         Err(error) => {
-            eprintln!(
-                "pccl master: cannot listen on {}: {error}",
-                arguments.listen
-            );
+            eprintln!("pccl master: {error}");
             return ExitCode::FAILURE;
         }
     };
     // Whoever started this may read one line and close the pipe.
     let _ = writeln!(std::io::stdout(), "listening on {}", master.local_addr());
-    loop {
-        // May return early, hence the loop.
-        std::thread::park();
+    match handover::wait(arguments.state_dir.as_deref()) {
+        Ok(()) => {
+            master.hand_over();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("pccl master: cannot wait for signals: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What makes a master end: SIGTERM, SIGINT, or a word on a socket in its state directory, where
+/// only those reach it who may write there.
+mod handover {
+    use std::io::{self, Read};
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+
+    use tokio::net::UnixListener;
+    use tokio::signal::unix::{SignalKind, signal};
+
+    const SOCKET: &str = "handover.sock";
+
+    /// Has the master end; it has, on return.
+    pub(super) fn ask(state_dir: &Path) -> io::Result<()> {
+        let mut stream = UnixStream::connect(state_dir.join(SOCKET))?;
+        // It says nothing, and closes when its process ends.
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    }
+
+    /// Until the master is to end. Whoever asked for it sees the connection close with the process.
+    pub(super) fn wait(state_dir: Option<&Path>) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let asked = async {
+                let Some(directory) = state_dir else {
+                    return std::future::pending().await;
+                };
+                let path = directory.join(SOCKET);
+                // That of a master before: the directory is ours alone.
+                let _ = std::fs::remove_file(&path);
+                let (stream, _) = UnixListener::bind(&path)?.accept().await?;
+                let _ = std::fs::remove_file(&path);
+                // Stays open until the process has ended.
+                std::mem::forget(stream.into_std()?);
+                Ok(())
+            };
+            tokio::select! {
+                _ = terminate.recv() => Ok(()),
+                _ = interrupt.recv() => Ok(()),
+                asked = asked => asked,
+            }
+        })
     }
 }

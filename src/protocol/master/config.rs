@@ -1,5 +1,6 @@
 //! A master's settings: how soon failures are noticed, and how many peers there may be.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::wire::control::Timings;
@@ -41,6 +42,12 @@ pub struct MasterConfig {
     /// 2 s, fast 1 s. The first peers of a new run wait for so long. Zero begins a new run at once,
     /// and those of another are evicted when they come.
     pub recovery_window: Duration,
+    /// Where a master writes down what it tells, before it tells it, so that the next one here knows
+    /// what only peers that died with it were told. Default none. It is one more report beside
+    /// those of the peers, of whom a majority must come back all the same; an old copy is told by
+    /// its term, and not heard. Costs a write to the disk, and waiting for it, for each operation
+    /// and joint call that ends.
+    pub state_dir: Option<PathBuf>,
     /// Most peers, registered and accepted. Default 256: each learns the whole ring, so
     /// that memory at the master grows with the square of it. Each costs a connection and two small
     /// tasks.
@@ -58,6 +65,7 @@ impl Default for MasterConfig {
             resume_grace: Duration::from_millis(1200),
             wiring_timeout: Duration::from_secs(10),
             recovery_window: Duration::from_secs(2),
+            state_dir: None,
             peers_max: 256,
         }
     }

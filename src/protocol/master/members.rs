@@ -24,6 +24,8 @@ pub(super) struct Member {
     pub(super) name: PeerName,
     pub(super) group: GroupId,
     pub(super) lanes: Option<u16>,
+    /// How many masters it may follow.
+    pub(super) masters: u32,
     /// A member of an epoch that was active.
     pub(super) accepted: bool,
     /// Took part in a sync that committed: its word counts for the next epoch.
@@ -131,6 +133,7 @@ impl Master {
                 last_seen,
                 reign,
                 accepted,
+                ..
             } => {
                 let known = self
                     .members
@@ -167,6 +170,7 @@ impl Master {
         }
         let peer = PeerId(self.next_peer);
         self.next_peer += 1;
+        self.remember_next_peer();
         let address = if join.advertised_host.is_empty() {
             SocketAddr::new(from.ip().to_canonical(), join.port).to_string()
         } else if join.advertised_host.contains(':') {
@@ -191,6 +195,7 @@ impl Master {
         let member = Member {
             group: join.group,
             lanes: join.lanes,
+            masters: join.masters,
             ..self.new_member(name, token, connection)
         };
         self.members.insert(peer, member);
@@ -220,6 +225,7 @@ impl Master {
             name,
             group: GroupId::default(),
             lanes: None,
+            masters: 1,
             accepted: false,
             synced: false,
             session: Session::new(),
@@ -341,6 +347,8 @@ impl Master {
         for (peer, reason) in overdue {
             match self.listening {
                 Some(_) => self.forget_silent(peer),
+                // It may be about to follow another master, and is not to be told that it is out.
+                None if self.has_lost_majority(Some(peer)) => return self.lose_majority(),
                 None => self.evict(peer, reason),
             }
         }

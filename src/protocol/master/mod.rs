@@ -25,6 +25,7 @@ mod calls;
 mod config;
 mod epochs;
 mod members;
+mod memory;
 mod operations;
 mod returning;
 mod syncs;
@@ -37,9 +38,11 @@ use std::net::SocketAddr;
 use crate::mutation::{Mutation, mutated};
 use crate::types::{Epoch, GroupId, OperationId, PeerId, PeerName, RunId, Timestamp};
 use crate::wire::control::{CallResult, Frame, Hello, Outcome, Reign, ToMaster, ToPeer, Welcome};
+use crate::wire::record::Record;
 
 pub use config::MasterConfig;
 pub use epochs::{Solution, SolveRequest};
+pub use memory::Memory;
 
 use epochs::{ActiveEpoch, Change};
 use members::Member;
@@ -91,6 +94,8 @@ pub enum Input {
         /// What was found for each group.
         solutions: BTreeMap<GroupId, Solution>,
     },
+    /// It is to end, and to leave its peers to another master, or to one after it.
+    HandOver,
     /// Time has passed.
     Tick,
 }
@@ -135,6 +140,8 @@ pub enum Output {
     },
     /// Find rings for the next epoch; answer with [`Input::Solved`].
     Solve(SolveRequest),
+    /// Write this down for good before any output after it is obeyed.
+    Record(Record),
 }
 
 /// See the module's text.
@@ -173,6 +180,11 @@ pub struct Master {
     answers_owed: BTreeMap<PeerId, (u64, CallResult)>,
     /// Secrets of links that another master gave.
     link_secrets: BTreeMap<(PeerId, PeerId), [u8; 16]>,
+
+    /// What was written down before this start.
+    recalled: Option<Memory>,
+    /// What is, if anything.
+    memory: Option<Memory>,
 
     outputs: VecDeque<Output>,
 }
@@ -218,8 +230,29 @@ impl Master {
             tally: Tally::default(),
             answers_owed: BTreeMap::new(),
             link_secrets: BTreeMap::new(),
+            recalled: None,
+            memory: None,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// As [`new`](Self::new), with what a master before it has written down, if there is anything;
+    /// and writes down what it tells, by [`Output::Record`].
+    pub fn with_memory(
+        config: MasterConfig,
+        run: RunId,
+        recalled: Option<Memory>,
+        seed: [u8; 32],
+        now: Timestamp,
+    ) -> Self {
+        let term = recalled.as_ref().map_or(0, Memory::term);
+        let mut master = Self::new(config, run, term.saturating_add(1), seed, now);
+        master.memory = Some(recalled.clone().unwrap_or_default());
+        master.recalled = recalled;
+        if master.rules() {
+            master.remember_ruling();
+        }
+        master
     }
 
     /// Takes in one thing that happened at `now`.
@@ -242,6 +275,7 @@ impl Master {
             Input::Closed { connection, reason } => self.on_closed(connection, reason),
             Input::PortRefused { peer } => self.on_port_refused(peer),
             Input::Solved { request, solutions } => self.on_solved(request, solutions),
+            Input::HandOver => self.hand_over(),
             Input::Tick => self.on_tick(),
         }
         self.advance();
@@ -300,6 +334,9 @@ impl Master {
         loop {
             if self.listening.is_some() && !self.rule_where_possible() {
                 return;
+            }
+            if self.has_lost_majority(None) {
+                return self.lose_majority();
             }
             self.replace_epoch_where_needed();
             if self.activate_where_agreed() {
@@ -408,6 +445,11 @@ impl Master {
             // The outcomes of the proposal hold.
             ToPeer::EpochActive { .. } => Some(self.tally.settlements(member.group)),
             _ => None,
+        };
+        let group = member.group;
+        self.remember_told(group, &message);
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
         };
         let frame = member.session.say(message);
         if let Some(number) = settlement {

@@ -8,8 +8,8 @@ use super::{Identity, Output, Peer, Phase, Reply, RequestId};
 use crate::error::{ConnectError, Gone, MembershipError};
 use crate::protocol::session::Session;
 use crate::protocol::silence::{Watch, Watcher, away};
-use crate::types::Timestamp;
-use crate::wire::control::{Heartbeat, Hello, ToMaster, Welcome};
+use crate::types::{PeerId, Timestamp};
+use crate::wire::control::{Heartbeat, Hello, Join, ToMaster, Welcome};
 
 /// How long a goodbye may go unanswered.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -19,6 +19,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// The longest of a member: all others wait for the last one that comes back.
 const RETURN_LONGEST: Duration = Duration::from_millis(250);
+
+/// Of a newcomer, where all masters have been asked and wait: a pause of 200 ms.
+const ATTEMPTS_AFTER_ALL: u32 = 3;
 
 /// How long an attempt to come back may take: the first and the longest.
 const ATTEMPT_FIRST: Duration = Duration::from_millis(250);
@@ -39,7 +42,11 @@ pub(super) enum Connection {
     /// Up.
     Up,
     /// Open to a master that has just come and does not rule yet; `since` the last one broke.
-    Returning { since: Timestamp },
+    Returning {
+        since: Timestamp,
+        /// Another one is asked then, where there are several.
+        until: Timestamp,
+    },
 }
 
 impl Peer {
@@ -58,13 +65,21 @@ impl Peer {
             deadline: self.now + self.config.connect_timeout,
             last_error: "no answer".to_owned(),
         };
-        let hello = Hello::Join(self.config.join.clone());
-        self.dial(hello, 0, "no answer".to_owned());
+        self.dial(self.join(), 0, "no answer".to_owned());
+    }
+
+    /// What a newcomer says.
+    pub(super) fn join(&self) -> Hello {
+        Hello::Join(Join {
+            masters: self.masters.count(),
+            nobody_came: self.masters.nobody_came_elsewhere(),
+            ..self.config.join.clone()
+        })
     }
 
     pub(super) fn dial(&mut self, hello: Hello, attempts: u32, last_error: String) {
         let since = match self.connection {
-            Connection::Dialling { since, .. } | Connection::Returning { since } => since,
+            Connection::Dialling { since, .. } | Connection::Returning { since, .. } => since,
             Connection::None | Connection::Up => self.now,
         };
         self.connection = Connection::Dialling {
@@ -92,6 +107,7 @@ impl Peer {
             _ => ATTEMPT_LONGEST,
         };
         self.outputs.push_back(Output::ReachMaster {
+            master: self.masters.address(),
             hello,
             after,
             within,
@@ -113,9 +129,10 @@ impl Peer {
                 },
                 Phase::Joining { request, .. },
             ) => {
-                info!(%run, %peer, master = %self.config.master, "registered");
+                info!(%run, %peer, master = %self.masters.address(), "registered");
                 let request = *request;
                 self.connection = Connection::Up;
+                self.masters.follow();
                 let watch = Watch::new(Watcher::Peer, timings, self.now, self.now);
                 self.watch = Some(watch);
                 self.last_tick = self.now;
@@ -129,8 +146,9 @@ impl Peer {
                 self.beat();
             }
             (Welcome::Resumed { last_seen }, Phase::Registered { .. } | Phase::Member { .. }) => {
-                info!(master = %self.config.master, "resumed");
+                info!(master = %self.masters.address(), "resumed");
                 self.connection = Connection::Up;
+                self.masters.follow();
                 if let Some(watch) = &mut self.watch {
                     watch.reconnected(self.now, self.now);
                 }
@@ -143,10 +161,56 @@ impl Peer {
                 Welcome::Returned { reign, timings },
                 Phase::Registered { .. } | Phase::Member { .. },
             ) => self.on_returned(reign, timings),
+            (Welcome::Waiting { nobody_came }, _) => self.on_waiting(nobody_came),
             (welcome, _) => {
                 warn!(?welcome, "an answer that fits no question");
                 self.drop_connection("the master's answer fits no question".to_owned());
             }
+        }
+    }
+
+    /// This master decides nothing yet. A newcomer is known where there is one that does; a member
+    /// is expected where most of its run come.
+    fn on_waiting(&mut self, nobody_came: bool) {
+        self.outputs.push_back(Output::LeaveMaster);
+        let reason = format!("{} waits for peers of a run", self.masters.address());
+        match &mut self.phase {
+            Phase::Joining {
+                deadline,
+                last_error,
+                ..
+            } => {
+                self.masters.ask_another(nobody_came);
+                let is_first = self.masters.is_first();
+                // It is reached, and what it waits for is not this peer's to end; where another one
+                // must be heard first, and is not, it is.
+                if !nobody_came || self.masters.nobody_came_elsewhere() {
+                    *deadline = self.now + self.config.connect_timeout;
+                }
+                last_error.clone_from(&reason);
+                // All have been asked: a pause.
+                let attempts = if is_first { ATTEMPTS_AFTER_ALL } else { 0 };
+                self.dial(self.join(), attempts, reason);
+            }
+            Phase::Registered { request, .. } => {
+                let request = *request;
+                self.join_again(request, reason);
+            }
+            Phase::Member { .. } => {
+                self.masters.wait();
+                self.resume(1, reason);
+            }
+            Phase::Leaving { .. } | Phase::Idle | Phase::Gone(_) => self.go(Gone::Closed),
+        }
+    }
+
+    /// The master ends on purpose.
+    pub(super) fn on_hand_over(&mut self) {
+        if matches!(self.phase, Phase::Registered { .. } | Phase::Member { .. }) {
+            info!(master = %self.masters.address(), "the master hands over");
+            self.outputs.push_back(Output::LeaveMaster);
+            self.masters.leave();
+            self.resume(1, "it has handed over".to_owned());
         }
     }
 
@@ -156,7 +220,7 @@ impl Peer {
                 let request = *request;
                 self.phase = Phase::Idle;
                 self.connection = Connection::None;
-                let master = self.config.master.clone();
+                let master = self.masters.address();
                 let error = ConnectError::Refused { master, reason };
                 self.reply(request, Reply::Connect(Err(error)));
             }
@@ -170,7 +234,7 @@ impl Peer {
     pub(super) fn on_evicted(&mut self, reason: String) {
         if let Phase::Registered { request, .. } = &self.phase {
             // Never accepted: the caller may try again on the same communicator.
-            let (request, master) = (*request, self.config.master.clone());
+            let (request, master) = (*request, self.masters.address());
             self.stop_joining();
             let error = ConnectError::Refused { master, reason };
             return self.reply(request, Reply::Connect(Err(error)));
@@ -186,13 +250,17 @@ impl Peer {
             // It was here a moment ago: no hurry, and no long pause.
             Connection::Returning { .. } => 1,
         };
+        match attempts {
+            0 => {}
+            1 if !matches!(self.phase, Phase::Joining { .. }) => self.masters.leave(),
+            _ => self.masters.go_on(),
+        }
         debug!(%reason, attempts, "no connection to the master");
         match &mut self.phase {
             Phase::Joining { last_error, .. } => {
                 last_error.clone_from(&reason);
-                let hello = Hello::Join(self.config.join.clone());
                 // A port that refuses now may listen in a moment: a run is often started at once.
-                self.dial(hello, attempts.max(1), reason);
+                self.dial(self.join(), attempts.max(1), reason);
             }
             Phase::Registered { .. } | Phase::Member { .. } => self.resume(attempts, reason),
             Phase::Leaving { .. } => self.go(Gone::Closed),
@@ -201,7 +269,7 @@ impl Peer {
     }
 
     fn resume(&mut self, attempts: u32, reason: String) {
-        if let Connection::Dialling { since, .. } | Connection::Returning { since } =
+        if let Connection::Dialling { since, .. } | Connection::Returning { since, .. } =
             self.connection
             && self.now.since(since) >= self.config.master_grace
         {
@@ -214,7 +282,7 @@ impl Peer {
             return;
         };
         if attempts == 0 {
-            warn!(master = %self.config.master, %reason, "lost the master; dialling it again");
+            warn!(master = %self.masters.address(), %reason, "lost the master; dialling it again");
         }
         let hello = Hello::Resume {
             run: identity.run,
@@ -223,12 +291,29 @@ impl Peer {
             last_seen: self.session.last_seen(),
             reign: identity.reign,
             accepted: matches!(self.phase, Phase::Member { .. }),
+            masters: self.masters.count(),
+            one_of_voters: self.one_of_voters(identity.peer),
         };
         self.dial(hello, attempts, reason);
     }
 
+    /// How many voters of the active epoch are alive as far as this one of them has seen.
+    fn one_of_voters(&self, own: PeerId) -> u32 {
+        let voters = self.active.iter().flat_map(|a| &a.proposal.voters);
+        let voters: Vec<&PeerId> = voters
+            .filter(|voter| !self.closed_there.contains(voter))
+            .collect();
+        match voters.contains(&&own) {
+            true => u32::try_from(voters.len()).unwrap_or(u32::MAX),
+            false => 0,
+        }
+    }
+
     fn lose_master(&mut self, cause: String) {
-        let master = self.config.master.clone();
+        if self.masters.are_waiting() && matches!(self.phase, Phase::Member { .. }) {
+            return self.lose_majority();
+        }
+        let master = self.masters.address();
         if let Phase::Registered { request, .. } = &self.phase {
             let request = *request;
             self.stop_joining();
@@ -252,7 +337,7 @@ impl Peer {
             return self.lose_master("it waits for more of the run to come back".to_owned());
         }
         let grace_ms = u64::try_from(self.config.master_grace.as_millis()).unwrap_or(u64::MAX);
-        let master = self.config.master.clone();
+        let master = self.masters.address();
         self.go(Gone::NoMajority { master, grace_ms });
     }
 
@@ -355,10 +440,13 @@ impl Peer {
         };
         self.last_tick = now;
         watch.excuse(away, now);
-        if let Connection::Dialling { since, .. } | Connection::Returning { since } =
+        if let Connection::Dialling { since, .. } | Connection::Returning { since, .. } =
             &mut self.connection
         {
             *since = (*since + away).min(now);
+        }
+        if let Connection::Returning { until, .. } = &mut self.connection {
+            *until = *until + away;
         }
     }
 
@@ -370,8 +458,10 @@ impl Peer {
         };
         match &self.connection {
             Connection::Up => Some(watch.next_timeout()),
-            Connection::Returning { since } => {
+            Connection::Returning { since, until } => {
                 let patience = *since + self.config.master_grace;
+                let until = (self.masters.count() > 1).then_some(*until);
+                let patience = until.map_or(patience, |until| until.min(patience));
                 Some(watch.next_timeout().min(patience))
             }
             // The clock is looked at as often as with a connection, to know of absences.
@@ -393,7 +483,7 @@ impl Peer {
             } if *deadline <= self.now => {
                 let (request, reason) = (*request, last_error.clone());
                 self.stop_joining();
-                let master = self.config.master.clone();
+                let master = self.masters.address();
                 let error = ConnectError::MasterUnreachable { master, reason };
                 return self.reply(request, Reply::Connect(Err(error)));
             }
@@ -409,8 +499,13 @@ impl Peer {
     fn watch_connection(&mut self) {
         let grace = self.config.master_grace;
         match &self.connection {
-            Connection::Returning { since } if self.now.since(*since) >= grace => {
+            Connection::Returning { since, .. } if self.now.since(*since) >= grace => {
                 self.lose_majority();
+            }
+            Connection::Returning { until, .. }
+                if *until <= self.now && self.masters.count() > 1 =>
+            {
+                self.drop_connection("too few of the run have come to it".to_owned());
             }
             Connection::Up | Connection::Returning { .. } => {
                 let verdict = self.watch.as_ref().and_then(|w| w.verdict(self.now));
@@ -434,7 +529,7 @@ impl Peer {
 
 /// A pause of three quarters to five quarters of this one: peers that lost the same master do not
 /// come all at once.
-fn apart(pause: Duration, token: u64, attempts: u32) -> Duration {
+pub(super) fn apart(pause: Duration, token: u64, attempts: u32) -> Duration {
     let mixed = (token ^ u64::from(attempts)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     // The nine highest bits are mixed best.
     let parts = 768 + u32::try_from(mixed >> 55).unwrap_or(0);

@@ -23,6 +23,7 @@
 mod calls;
 mod connection;
 mod epochs;
+mod masters;
 mod operations;
 mod report;
 
@@ -43,6 +44,7 @@ use crate::wire::control::{
 
 use calls::RunningCall;
 use connection::Connection;
+use masters::Masters;
 use operations::Operation;
 
 /// Most operations that one peer may have in flight.
@@ -51,8 +53,8 @@ pub const OPERATIONS_MAX: usize = 256;
 /// What a peer machine needs to know before it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerConfig {
-    /// The master's address as configured, for errors.
-    pub master: String,
+    /// The masters' addresses, `host:port`, in the order in which they are asked; at least one.
+    pub masters: Vec<String>,
     /// What the peer says about itself.
     pub join: Join,
     /// How long the first connection to the master may take in all.
@@ -202,8 +204,10 @@ pub enum Input {
 /// What a peer wants done.
 #[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Output {
-    /// Dial the master and say this; answer with `Welcomed`, `Refused` or `Disconnected`.
+    /// Dial this master and say this; answer with `Welcomed`, `Refused` or `Disconnected`.
     ReachMaster {
+        /// Where it is: `host:port`.
+        master: String,
         /// What to say.
         hello: Hello,
         /// Wait so long first.
@@ -291,6 +295,7 @@ pub struct Peer {
     config: PeerConfig,
     now: Timestamp,
     phase: Phase,
+    masters: Masters,
     connection: Connection,
     session: Session<ToMaster>,
     /// Over the master, from registration on.
@@ -371,10 +376,12 @@ struct Proposed {
 impl Peer {
     /// A peer that has done nothing yet.
     pub fn new(config: PeerConfig, now: Timestamp) -> Self {
+        let masters = Masters::new(config.masters.clone());
         Self {
             config,
             now,
             phase: Phase::Idle,
+            masters,
             connection: Connection::None,
             session: Session::new(),
             watch: None,
@@ -511,6 +518,7 @@ impl Peer {
             ToPeer::LeaveAcknowledged => self.on_leave_acknowledged(),
             ToPeer::TermRaised { term } => self.on_term_raised(term),
             ToPeer::RunGoesOn => self.on_run_goes_on(),
+            ToPeer::HandOver => self.on_hand_over(),
         }
     }
 

@@ -3,13 +3,13 @@
 
 use tracing::{info, warn};
 
-use super::connection::Connection;
+use super::connection::{Connection, apart};
 use super::{Identity, Output, Peer, Phase, RequestId};
 use crate::mutation::{Mutation, mutated};
 use crate::protocol::session::Session;
 use crate::protocol::silence::{Watch, Watcher};
 use crate::types::{Epoch, PeerName};
-use crate::wire::control::{Hello, Reign, Report, Timings, ToMaster};
+use crate::wire::control::{Reign, Report, Timings, ToMaster};
 
 impl Peer {
     pub(super) fn on_returned(&mut self, reign: Reign, timings: Timings) {
@@ -29,6 +29,7 @@ impl Peer {
             return self.drop_connection(reason);
         }
         identity.reign = reign;
+        let token = identity.token;
         // What was said to the one before, this one has not heard: the session begins anew.
         self.session = Session::new();
         if let Phase::Registered { request, .. } = &self.phase
@@ -37,12 +38,15 @@ impl Peer {
             // Nobody counts on this peer yet.
             return self.join_again(*request, "the master has started anew".to_owned());
         }
-        info!(master = %self.config.master, term = reign.term, "the master does not know this session; reporting");
+        info!(master = %self.masters.address(), term = reign.term, "the master does not know this session; reporting");
         let since = match self.connection {
-            Connection::Dialling { since, .. } | Connection::Returning { since } => since,
+            Connection::Dialling { since, .. } | Connection::Returning { since, .. } => since,
             Connection::None | Connection::Up => self.now,
         };
-        self.connection = Connection::Returning { since };
+        // Longer than a master waits for the rest of a run.
+        let patience = apart(3 * timings.silence_ceiling, token, reign.term);
+        let until = self.now + patience;
+        self.connection = Connection::Returning { since, until };
         self.watch = Some(Watch::new(Watcher::Peer, timings, self.now, self.now));
         self.last_tick = self.now;
         // What is under way goes first: the report says that all was said.
@@ -60,7 +64,7 @@ impl Peer {
 
     /// The master knows nothing of this peer's registration, or has forgotten it.
     pub(super) fn join_again(&mut self, request: RequestId, reason: String) {
-        info!(master = %self.config.master, %reason, "joining again");
+        info!(master = %self.masters.address(), %reason, "joining again");
         self.phase = Phase::Joining {
             request,
             deadline: self.now + self.config.connect_timeout,
@@ -76,7 +80,7 @@ impl Peer {
         });
         self.outputs.push_back(Output::LeaveMaster);
         self.connection = Connection::None;
-        self.dial(Hello::Join(self.config.join.clone()), 0, reason);
+        self.dial(self.join(), 0, reason);
     }
 
     fn report(&self, term: u32) -> Option<Report> {
@@ -95,6 +99,7 @@ impl Peer {
             group: self.config.join.group,
             name: name.clone(),
             lanes: self.config.join.lanes,
+            masters: self.masters.count(),
             active: active.cloned(),
             proposed: proposed.cloned(),
             expected: self.expected,
@@ -121,8 +126,9 @@ impl Peer {
 
     pub(super) fn on_run_goes_on(&mut self) {
         if let Connection::Returning { .. } = self.connection {
-            info!(master = %self.config.master, "the run goes on");
+            info!(master = %self.masters.address(), "the run goes on");
             self.connection = Connection::Up;
+            self.masters.follow();
         }
     }
 }

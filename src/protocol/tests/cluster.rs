@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::protocol::master::{self, ConnectionId, Master, MasterConfig, Solution};
+use crate::protocol::master::{self, ConnectionId, Master, MasterConfig, Memory, Solution};
 use crate::protocol::peer::{
     self, Command, LinkLoss, Membership, Peer, PeerConfig, Reply, RequestId,
 };
@@ -18,6 +18,7 @@ use crate::types::{
 use crate::wire::control::{
     Frame, Hello, Join, LinkFault, Message, SyncPlan, ToMaster, ToPeer, Welcome,
 };
+use crate::wire::record::Record;
 
 pub(super) const GRACE: Duration = Duration::from_secs(30);
 
@@ -38,6 +39,8 @@ enum Down {
 
 struct Wire {
     node: usize,
+    /// The place of the master.
+    at: usize,
     up: VecDeque<Up>,
     down: VecDeque<Down>,
 }
@@ -75,18 +78,28 @@ struct Running {
 
 pub(super) struct Cluster {
     pub(super) now: Timestamp,
-    pub(super) master: Master,
+    masters: Vec<Seat>,
     pub(super) nodes: Vec<Node>,
     wires: BTreeMap<ConnectionId, Wire>,
     next_connection: u64,
     /// Pairs that cannot reach each other.
     pub(super) cut: BTreeSet<(PeerId, PeerId)>,
-    master_is_silent: bool,
-    /// The master's process has ended; who dials it meanwhile tries again once it is back.
-    master_is_dead: bool,
-    dialling: Vec<(usize, Hello)>,
-    /// Starts of the master so far.
+    /// Nodes that cannot reach the master of a place.
+    cut_off: BTreeSet<(usize, usize)>,
+    /// Who dials a master, the one of this place.
+    dialling: Vec<(usize, usize, Hello)>,
+    /// Starts of masters so far.
     starts: u8,
+}
+
+/// A place of a master.
+struct Seat {
+    master: Master,
+    is_silent: bool,
+    /// What it has written down, on a disk that outlives it.
+    disk: Option<Memory>,
+    /// Its process has ended. Who dials it meanwhile, and has no other, tries again once it is back.
+    is_dead: bool,
 }
 
 /// Something that may happen next.
@@ -100,37 +113,80 @@ pub(super) enum Move {
     Receive(usize, u64),
 }
 
+impl Seat {
+    fn of(master: Master) -> Self {
+        Self {
+            master,
+            disk: None,
+            is_silent: false,
+            is_dead: false,
+        }
+    }
+}
+
 impl Cluster {
     pub(super) fn new() -> Self {
         let now = Timestamp::default();
-        let master = Master::new(MasterConfig::default().new_run(), RunId(7), 1, [7; 32], now);
+        let config = MasterConfig::default().new_run();
+        let master = Master::with_memory(config, RunId(7), None, [255; 32], now);
         Self {
             now,
-            master,
+            masters: vec![Seat::of(master)],
             nodes: Vec::new(),
             wires: BTreeMap::new(),
             next_connection: 1,
             cut: BTreeSet::new(),
-            master_is_silent: false,
-            master_is_dead: false,
+            cut_off: BTreeSet::new(),
             dialling: Vec::new(),
             starts: 1,
         }
     }
 
+    /// Peers that are all accepted into one group, and may follow this many masters more.
+    pub(super) fn with_standbys(size: usize, standbys: usize) -> Self {
+        let mut cluster = Self::new();
+        for _ in 0..standbys {
+            let master = cluster.new_master();
+            cluster.masters.push(Seat::of(master));
+        }
+        cluster.fill(size);
+        cluster
+    }
+
+    /// The first master.
+    pub(super) fn master(&self) -> &Master {
+        self.master_at(0)
+    }
+
+    pub(super) fn master_at(&self, at: usize) -> &Master {
+        &self.masters[at].master
+    }
+
+    /// A process that remembers nothing.
+    fn new_master(&mut self) -> Master {
+        self.starts += 1;
+        let (run, seed) = (RunId(7_000 + u64::from(self.starts)), [self.starts; 32]);
+        Master::new(MasterConfig::default(), run, 1, seed, self.now)
+    }
+
     /// Peers that are all accepted into one group.
     pub(super) fn of(size: usize) -> Self {
         let mut cluster = Self::new();
+        cluster.fill(size);
+        cluster
+    }
+
+    fn fill(&mut self, size: usize) {
         for node in 0..size {
-            cluster.spawn(GroupId(0));
-            cluster.command(node, Command::Connect);
-            cluster.run();
+            self.spawn(GroupId(0));
+            self.command(node, Command::Connect);
+            self.run();
             if node > 0 {
                 let calls: Vec<_> = (0..node).map(|n| (n, Command::UpdateTopology)).collect();
-                cluster.all(calls);
+                self.all(calls);
             }
         }
-        for node in &mut cluster.nodes {
+        for node in &mut self.nodes {
             assert_eq!(
                 node.membership.as_ref().map(|m| m.sizes.group as usize),
                 Some(size)
@@ -138,7 +194,6 @@ impl Cluster {
             node.replies.clear();
             node.commands.clear();
         }
-        cluster
     }
 
     pub(super) fn spawn(&mut self, group: GroupId) -> usize {
@@ -149,9 +204,12 @@ impl Cluster {
             advertised_host: String::new(),
             port: 1000 + index as u16,
             lanes: Some(2),
+            ..Join::default()
         };
         let config = PeerConfig {
-            master: "master:1".to_owned(),
+            masters: (1..=self.masters.len())
+                .map(|n| format!("master:{n}"))
+                .collect(),
             join,
             connect_timeout: Duration::from_secs(10),
             master_grace: GRACE,
@@ -206,7 +264,7 @@ impl Cluster {
     /// Ends a process: its sockets close.
     pub(super) fn kill(&mut self, node: usize) {
         self.nodes[node].alive = false;
-        self.dialling.retain(|(other, _)| *other != node);
+        self.dialling.retain(|(other, ..)| *other != node);
         if let Some(connection) = self.nodes[node].connection.take() {
             self.close_up(connection);
         }
@@ -215,14 +273,31 @@ impl Cluster {
     /// The control connection breaks, both ends notice.
     pub(super) fn break_connection(&mut self, node: usize) {
         if let Some(connection) = self.nodes[node].connection.take() {
-            self.wires.remove(&connection);
             let reason = "reset".to_owned();
-            self.tell_master(master::Input::Closed {
-                connection,
-                reason: reason.clone(),
-            });
+            if let Some(wire) = self.wires.remove(&connection) {
+                let closed = master::Input::Closed {
+                    connection,
+                    reason: reason.clone(),
+                };
+                self.tell_master(wire.at, closed);
+            }
             self.tell_peer(node, peer::Input::Disconnected { reason });
         }
+    }
+
+    /// A node cannot reach the master of a place from now on; if it was connected, both notice.
+    pub(super) fn cut_off(&mut self, node: usize, at: usize) {
+        self.cut_off.insert((node, at));
+        let connection = self.nodes[node].connection;
+        let wire = connection.and_then(|connection| self.wires.get(&connection));
+        if wire.is_some_and(|wire| wire.at == at) {
+            self.break_connection(node);
+        }
+    }
+
+    /// Everybody reaches every master again.
+    pub(super) fn mend(&mut self) {
+        self.cut_off.clear();
     }
 
     fn close_up(&mut self, connection: ConnectionId) {
@@ -280,13 +355,14 @@ impl Cluster {
     /// A node says that all its lanes to a peer have closed.
     pub(super) fn say_link_down(&mut self, node: usize, peer: PeerId) {
         let connection = self.nodes[node].connection.unwrap();
+        let at = self.wires[&connection].at;
         // Unnumbered, so that the session does not miss what it has not said itself.
         let frame = Frame {
             sequence: 0,
             acknowledged: 0,
             message: ToMaster::LinkState { peer, up: false },
         };
-        self.tell_master(master::Input::Message { connection, frame });
+        self.tell_master(at, master::Input::Message { connection, frame });
     }
 
     /// What runs at a node cannot go on there.
@@ -300,22 +376,37 @@ impl Cluster {
 
     /// The master falls silent for good, as a machine that lost its power.
     pub(super) fn silence_master(&mut self) {
-        self.master_is_silent = true;
+        self.masters[0].is_silent = true;
         for wire in self.wires.values_mut() {
             wire.up.clear();
             wire.down.clear();
         }
     }
 
-    /// The master's process is killed: connections break, and what it had sent and has not arrived
-    /// is lost with what it had not read.
     pub(super) fn kill_master(&mut self) {
-        self.master_is_dead = true;
-        self.wires.clear();
+        self.kill_master_at(0);
+    }
+
+    /// The process is killed: connections break, and what it had sent and has not arrived is lost with
+    /// what it had not read.
+    pub(super) fn kill_master_at(&mut self, at: usize) {
+        self.masters[at].is_dead = true;
+        let is_of_it = |wire: &Wire| wire.at == at;
+        let of_it: Vec<ConnectionId> = self
+            .wires
+            .iter()
+            .filter(|(_, w)| is_of_it(w))
+            .map(|(c, _)| *c)
+            .collect();
+        self.wires.retain(|_, wire| !is_of_it(wire));
         for node in 0..self.nodes.len() {
-            if self.nodes[node].connection.take().is_some() && self.nodes[node].alive {
-                let reason = "reset".to_owned();
-                self.tell_peer(node, peer::Input::Disconnected { reason });
+            let connection = self.nodes[node].connection;
+            if connection.is_some_and(|connection| of_it.contains(&connection)) {
+                self.nodes[node].connection = None;
+                if self.nodes[node].alive {
+                    let reason = "reset".to_owned();
+                    self.tell_peer(node, peer::Input::Disconnected { reason });
+                }
             }
         }
     }
@@ -323,29 +414,60 @@ impl Cluster {
     /// The term of the master that this node asks for, where none is there.
     pub(super) fn term_asked_for(&self, node: usize) -> Option<u32> {
         let mut dialling = self.dialling.iter();
-        let (_, hello) = dialling.find(|(dialling, _)| *dialling == node)?;
+        let (.., hello) = dialling.find(|(dialling, ..)| *dialling == node)?;
         match hello {
             Hello::Resume { reign, .. } => Some(reign.term),
             Hello::Join(_) => None,
         }
     }
 
-    pub(super) fn is_master_dead(&self) -> bool {
-        self.master_is_dead
+    pub(super) fn is_master_dead(&self, at: usize) -> bool {
+        self.masters[at].is_dead
     }
 
-    /// It is started again, and remembers nothing.
     pub(super) fn start_master(&mut self) {
+        self.start_master_at(0);
+    }
+
+    /// Its disk, as it is now.
+    pub(super) fn disk(&self, at: usize) -> Option<Memory> {
+        self.masters[at].disk.clone()
+    }
+
+    /// It is started again, with what it, or another one, has written down, and goes on writing.
+    pub(super) fn start_master_with(&mut self, at: usize, disk: Option<Memory>) {
         self.starts += 1;
         let (run, seed) = (RunId(7_000 + u64::from(self.starts)), [self.starts; 32]);
-        self.master = Master::new(MasterConfig::default(), run, 1, seed, self.now);
-        self.master_is_dead = false;
+        let config = MasterConfig::default();
+        let master = Master::with_memory(config, run, disk.clone(), seed, self.now);
+        self.masters[at] = Seat::of(master);
+        self.masters[at].disk = disk;
         self.dial_waiting();
     }
 
+    /// It is started again, and remembers nothing.
+    pub(super) fn start_master_at(&mut self, at: usize) {
+        let master = self.new_master();
+        self.masters[at] = Seat::of(master);
+        self.dial_waiting();
+    }
+
+    /// The operator asks it to end; it does once all that it says has gone out.
+    pub(super) fn hand_over(&mut self, at: usize) {
+        self.tell_master(at, master::Input::HandOver);
+    }
+
     fn dial_waiting(&mut self) {
-        for (node, hello) in std::mem::take(&mut self.dialling) {
-            self.dial_master(node, hello);
+        for (node, at, hello) in std::mem::take(&mut self.dialling) {
+            let is_reached = !self.masters[at].is_dead && !self.cut_off.contains(&(node, at));
+            if is_reached {
+                self.dial_master(node, at, hello);
+            } else if self.masters.len() > 1 && self.is_running(node) {
+                let reason = "connection refused".to_owned();
+                self.tell_peer(node, peer::Input::Disconnected { reason });
+            } else {
+                self.dialling.push((node, at, hello));
+            }
         }
     }
 
@@ -355,10 +477,14 @@ impl Cluster {
         self.start_master();
     }
 
-    fn dial_master(&mut self, index: usize, hello: Hello) {
-        if self.master_is_dead {
-            self.dialling.retain(|(node, _)| *node != index);
-            return self.dialling.push((index, hello));
+    fn dial_later(&mut self, index: usize, at: usize, hello: Hello) {
+        self.dialling.retain(|(node, ..)| *node != index);
+        self.dialling.push((index, at, hello));
+    }
+
+    fn dial_master(&mut self, index: usize, at: usize, hello: Hello) {
+        if self.masters[at].is_dead || self.cut_off.contains(&(index, at)) {
+            return self.dial_later(index, at, hello);
         }
         let connection = ConnectionId(self.next_connection);
         self.next_connection += 1;
@@ -367,6 +493,7 @@ impl Cluster {
         }
         let wire = Wire {
             node: index,
+            at,
             up: VecDeque::from([Up::Hello(hello)]),
             down: VecDeque::new(),
         };
@@ -383,12 +510,14 @@ impl Cluster {
             advertised_host: String::new(),
             port: 9,
             lanes: Some(1),
+            ..Join::default()
         };
-        self.tell_master(master::Input::Greeted {
+        let greeted = master::Input::Greeted {
             connection,
             hello: Hello::Join(join),
             from: ([127, 0, 0, 1], 9).into(),
-        });
+        };
+        self.tell_master(0, greeted);
         connection
     }
 
@@ -405,7 +534,7 @@ impl Cluster {
     /// As `say_as`, with numbers of its own choice.
     pub(super) fn say_numbered(&mut self, connection: ConnectionId, frame: Frame<ToMaster>) {
         let frame = Frame::<ToMaster>::decode(&frame.encode()).unwrap();
-        self.tell_master(master::Input::Message { connection, frame });
+        self.tell_master(0, master::Input::Message { connection, frame });
         self.run();
     }
 
@@ -421,8 +550,10 @@ impl Cluster {
 
     pub(super) fn tick(&mut self) {
         self.dial_waiting();
-        if self.master.next_timeout() <= self.now {
-            self.tell_master(master::Input::Tick);
+        for at in 0..self.masters.len() {
+            if self.masters[at].master.next_timeout() <= self.now {
+                self.tell_master(at, master::Input::Tick);
+            }
         }
         for node in 0..self.nodes.len() {
             let due = self.nodes[node]
@@ -560,6 +691,7 @@ impl Cluster {
             return;
         };
         let from = ([127, 0, 0, 1], 5000 + wire.node as u16).into();
+        let at = wire.at;
         let input = match wire.up.pop_front() {
             Some(Up::Hello(hello)) => {
                 let hello = Hello::decode(&hello.encode()).unwrap();
@@ -580,7 +712,7 @@ impl Cluster {
             }
             None => return,
         };
-        self.tell_master(input);
+        self.tell_master(at, input);
     }
 
     fn carry_down(&mut self, connection: ConnectionId) {
@@ -622,17 +754,18 @@ impl Cluster {
         self.tell_peer(node, input);
     }
 
-    fn tell_master(&mut self, input: master::Input) {
-        if self.master_is_silent || self.master_is_dead {
+    fn tell_master(&mut self, at: usize, input: master::Input) {
+        let seat = &mut self.masters[at];
+        if seat.is_silent || seat.is_dead {
             return;
         }
-        self.master.handle(self.now, input);
-        while let Some(output) = self.master.poll_output() {
-            self.obey_master(output);
+        seat.master.handle(self.now, input);
+        while let Some(output) = self.masters[at].master.poll_output() {
+            self.obey_master(at, output);
         }
     }
 
-    fn obey_master(&mut self, output: master::Output) {
+    fn obey_master(&mut self, at: usize, output: master::Output) {
         let (connection, message) = match output {
             master::Output::Welcome {
                 connection,
@@ -642,10 +775,16 @@ impl Cluster {
             master::Output::Refuse { connection, reason } => (connection, Down::Refuse(reason)),
             master::Output::Send { connection, frame } => (connection, Down::Frame(frame)),
             master::Output::Close { connection } => (connection, Down::Close),
+            master::Output::Record(record) => {
+                let record = Record::decode(&record.encode()).unwrap();
+                let disk = self.masters[at].disk.get_or_insert_default();
+                disk.learn(record);
+                return;
+            }
             master::Output::Probe { peer, address } => {
                 let node = self.node_at(&address).map(|index| &self.nodes[index]);
                 if node.is_some_and(|node| !node.alive && !node.port_lingers) {
-                    self.tell_master(master::Input::PortRefused { peer });
+                    self.tell_master(at, master::Input::PortRefused { peer });
                 }
                 return;
             }
@@ -669,10 +808,11 @@ impl Cluster {
                     (*group, solution)
                 });
                 let solutions = solutions.collect();
-                self.tell_master(master::Input::Solved {
+                let solved = master::Input::Solved {
                     request: request.request,
                     solutions,
-                });
+                };
+                self.tell_master(at, solved);
                 return;
             }
         };
@@ -691,17 +831,23 @@ impl Cluster {
     fn obey_peer(&mut self, index: usize, output: peer::Output) {
         let node = &mut self.nodes[index];
         match output {
-            peer::Output::ReachMaster { hello, after, .. } if after.is_zero() => {
-                self.dial_master(index, hello);
-            }
-            // Some time passes first.
-            peer::Output::ReachMaster { hello, .. } => {
-                self.dialling.retain(|(node, _)| *node != index);
-                self.dialling.push((index, hello));
+            peer::Output::ReachMaster {
+                master,
+                hello,
+                after,
+                ..
+            } => {
+                let place = master.strip_prefix("master:").and_then(|n| n.parse().ok());
+                let at = place.map_or(0, |place: usize| place - 1);
+                match after.is_zero() {
+                    true => self.dial_master(index, at, hello),
+                    // Some time passes first.
+                    false => self.dial_later(index, at, hello),
+                }
             }
             peer::Output::LeaveMaster => {
                 let connection = node.connection.take();
-                self.dialling.retain(|(other, _)| *other != index);
+                self.dialling.retain(|(other, ..)| *other != index);
                 if let Some(connection) = connection {
                     self.close_up(connection);
                 }

@@ -130,10 +130,10 @@ fn a_port_that_closes_after_the_control_connection_still_tells_of_a_death() {
     cluster.nodes[2].port_lingers = true;
     cluster.kill(2);
     cluster.run();
-    assert_eq!(cluster.master.peers().count(), 3);
+    assert_eq!(cluster.master().peers().count(), 3);
     cluster.nodes[2].port_lingers = false;
     cluster.pass(Duration::from_millis(100));
-    assert_eq!(cluster.master.peers().count(), 2);
+    assert_eq!(cluster.master().peers().count(), 2);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod operations;
 mod random;
 mod returning;
 mod silence;
+mod standby;
 mod strangers;
 mod syncs;
 mod testimony;

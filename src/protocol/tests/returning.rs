@@ -12,7 +12,7 @@ use crate::wire::control::{Reign, Welcome};
 const UPDATED: Option<Reply> = Some(Reply::Membership(Ok(())));
 
 fn epoch(cluster: &Cluster) -> Epoch {
-    cluster.master.epoch()
+    cluster.master().epoch()
 }
 
 fn everybody_calls(cluster: &mut Cluster, command: &Command) -> Vec<RequestId> {
@@ -83,7 +83,7 @@ fn what_runs_goes_on_in_the_same_epoch() {
     cluster.run();
     cluster.restart_master();
     cluster.run();
-    assert!(cluster.master.rules());
+    assert!(cluster.master().rules());
     assert_eq!(epoch(&cluster), before);
     let last = cluster.command(2, reduce(1));
     cluster.run();
@@ -312,7 +312,7 @@ fn half_of_the_peers_decide_nothing_and_end_by_their_grace() {
     }
     cluster.restart_master();
     cluster.pass(GRACE - Duration::from_secs(1));
-    assert!(!cluster.master.rules());
+    assert!(!cluster.master().rules());
     assert_eq!(cluster.reply(0, call), None);
     cluster.pass(Duration::from_secs(3));
     let reply = cluster.reply(0, call);
@@ -334,7 +334,10 @@ fn a_proposal_that_was_acknowledged_and_may_be_active_is_what_the_next_one_follo
     // The master evicts it, and proposes an epoch without it that nobody is told to be active.
     let proposed = |cluster: &Cluster| {
         let node = &cluster.nodes[3];
-        !cluster.master.peers().any(|name| Some(name.id) == node.id)
+        !cluster
+            .master()
+            .peers()
+            .any(|name| Some(name.id) == node.id)
     };
     while !proposed(&cluster) {
         cluster.now = cluster.now + Duration::from_millis(100);
@@ -411,7 +414,7 @@ fn newcomers_join_again_and_are_let_in() {
 fn a_master_that_dies_again_and_again_loses_nothing() {
     let mut cluster = Cluster::of(3);
     let calls: Vec<_> = (0..2).map(|n| cluster.command(n, reduce(1))).collect();
-    let (run, first) = cluster.master.run();
+    let (run, first) = cluster.master().run();
     for start in 0..5 {
         cluster.restart_master();
         for _ in 0..start {
@@ -421,9 +424,9 @@ fn a_master_that_dies_again_and_again_loses_nothing() {
         }
     }
     cluster.run();
-    assert!(cluster.master.rules());
-    assert_eq!(cluster.master.run().0, run);
-    assert!(cluster.master.run().1 > first);
+    assert!(cluster.master().rules());
+    assert_eq!(cluster.master().run().0, run);
+    assert!(cluster.master().run().1 > first);
     let last = cluster.command(2, reduce(1));
     cluster.run();
     for (node, call) in [(0, calls[0]), (1, calls[1]), (2, last)] {
@@ -440,7 +443,7 @@ fn who_has_followed_a_term_follows_no_lower_one() {
     let mut cluster = Cluster::of(2);
     cluster.restart_master();
     cluster.run();
-    let followed = cluster.master.run().1;
+    let followed = cluster.master().run().1;
     cluster.kill_master();
     let answer = |term| {
         let reign = Reign { term, start: 4711 };
@@ -495,14 +498,14 @@ fn one_of_another_run_who_was_asleep_does_not_keep_this_one_out() {
         (2, Command::UpdateTopology),
         (3, Command::UpdateTopology),
     ]);
-    let run = cluster.master.run().0;
-    assert_eq!(cluster.master.rings()[&GroupId(0)].len(), 2);
+    let run = cluster.master().run().0;
+    assert_eq!(cluster.master().rings()[&GroupId(0)].len(), 2);
     // It wakes as the master of the other run dies, and is the first to be heard.
     cluster.nodes[0].frozen = false;
     cluster.restart_master();
     arrive_at(&mut cluster, 0);
     cluster.pass(Duration::from_secs(6));
-    assert_eq!(cluster.master.run().0, run);
+    assert_eq!(cluster.master().run().0, run);
     for node in 2..4 {
         assert_eq!(cluster.nodes[node].peer.gone(), None);
     }

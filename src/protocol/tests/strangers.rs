@@ -16,7 +16,7 @@ const HUGE: Descriptor = Descriptor {
 /// The operation that the members' next use of tag 1 will be.
 fn next_operation(cluster: &Cluster) -> OperationId {
     OperationId {
-        epoch: cluster.master.epoch(),
+        epoch: cluster.master().epoch(),
         tag: Tag(1),
         n: 0,
     }
@@ -94,7 +94,12 @@ fn a_stranger_is_no_second_witness_of_a_death() {
     cluster.break_connection(1);
     cluster.run();
     assert_eq!(
-        cluster.master.rings().values().map(Vec::len).sum::<usize>(),
+        cluster
+            .master()
+            .rings()
+            .values()
+            .map(Vec::len)
+            .sum::<usize>(),
         3
     );
     assert_eq!(cluster.nodes[1].peer.gone(), None);
@@ -171,7 +176,12 @@ fn no_number_is_too_large_to_be_said() {
         }
     }
     assert_eq!(
-        cluster.master.rings().values().map(Vec::len).sum::<usize>(),
+        cluster
+            .master()
+            .rings()
+            .values()
+            .map(Vec::len)
+            .sum::<usize>(),
         3
     );
 }

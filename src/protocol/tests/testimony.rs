@@ -261,7 +261,7 @@ fn a_link_that_nobody_tries_any_more_is_tried_again_before_anybody_goes() {
     for is_mended in [true, false] {
         let mut cluster = Cluster::of(4);
         let ids = ids(&cluster);
-        let ring: Vec<PeerId> = cluster.master.rings()[&GroupId(0)].clone();
+        let ring: Vec<PeerId> = cluster.master().rings()[&GroupId(0)].clone();
         let at = |place: usize| ids.iter().position(|id| *id == ring[place]).unwrap();
         let (one, other, third, fourth) = (at(0), at(1), at(2), at(3));
         cluster
@@ -322,7 +322,7 @@ fn who_says_up_of_a_link_that_it_does_not_make_holds_nobody_up_for_long() {
 fn a_link_that_is_back_before_anybody_was_told_costs_no_epoch() {
     let mut cluster = Cluster::of(3);
     let ids = ids(&cluster);
-    let before = cluster.master.epoch();
+    let before = cluster.master().epoch();
     cluster.fail_link(1, ids[2]);
     cluster.run();
     let up = ToMaster::LinkState {
@@ -333,6 +333,6 @@ fn a_link_that_is_back_before_anybody_was_told_costs_no_epoch() {
     cluster.say_as(witness, up);
     cluster.run();
     pass_ms(&mut cluster, 5000);
-    assert_eq!(cluster.master.epoch(), before);
+    assert_eq!(cluster.master().epoch(), before);
     keeps_all(&mut cluster, 3, "it is back");
 }

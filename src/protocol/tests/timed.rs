@@ -97,13 +97,14 @@ impl Timed {
     pub(super) fn join(&mut self, delay: Duration) -> usize {
         let index = self.nodes.len();
         let config = PeerConfig {
-            master: "master:1".to_owned(),
+            masters: vec!["master:1".to_owned()],
             join: Join {
                 group: GroupId(0),
                 label: format!("node-{index}"),
                 advertised_host: String::new(),
                 port: 1000 + index as u16,
                 lanes: None,
+                ..Join::default()
             },
             connect_timeout: Duration::from_secs(10),
             master_grace: Duration::from_secs(30),
@@ -307,7 +308,7 @@ impl Timed {
                     self.send_down(connection, peer::Input::Disconnected { reason });
                 }
                 // Nobody answers: as of a host that is cut off.
-                master::Output::Probe { .. } => {}
+                master::Output::Probe { .. } | master::Output::Record(_) => {}
                 master::Output::Solve(request) => {
                     let groups = request.groups.into_iter();
                     let solutions = groups.map(|(g, members)| (g, Solution::Ring(members)));
@@ -331,6 +332,7 @@ impl Timed {
     fn obey(&mut self, node: usize, output: peer::Output) {
         match output {
             peer::Output::ReachMaster {
+                master: _,
                 hello,
                 after,
                 within,

@@ -32,7 +32,7 @@ use super::history::{Event, ProcessId, WorldTime};
 use super::recorder::Recorder;
 use super::world::Signals;
 use crate::communicator::Config;
-use crate::driver::{Host, Secret, listen, serve};
+use crate::driver::{Host, Secret, listen, serve_for_ever};
 use crate::protocol::master::MasterConfig;
 use life::Life;
 use model::Model;
@@ -107,7 +107,7 @@ pub(crate) async fn run_master(mut ground: Ground, config: MasterConfig, secret:
     ground.watch();
     match listen(&ground.host, ground.master) {
         Ok(listener) => {
-            serve(ground.host.clone(), listener, config, secret).await;
+            serve_for_ever(ground.host.clone(), listener, config, secret).await;
             ground.complain("the master ended by itself".to_owned());
         }
         Err(error) => ground.complain(format!("the master cannot listen: {error}")),

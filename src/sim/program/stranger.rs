@@ -100,6 +100,8 @@ fn words(dice: &mut Dice) -> Vec<u8> {
                     start: dice.any(),
                 },
                 accepted: dice.one_in(2),
+                masters: 1,
+                one_of_voters: 0,
             };
             encode(Kind::Control, &hello.encode())
         }
@@ -111,6 +113,7 @@ fn words(dice: &mut Dice) -> Vec<u8> {
                 advertised_host: String::new(),
                 port: 1,
                 lanes: Some(1),
+                ..Join::default()
             });
             encode(Kind::Control, &hello.encode())
         }

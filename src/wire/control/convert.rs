@@ -71,6 +71,8 @@ impl Message for Hello {
                 advertised_host: join.advertised_host.clone(),
                 port: u32::from(join.port),
                 lanes: u32::from(join.lanes.unwrap_or(0)),
+                masters: join.masters,
+                nobody_came: join.nobody_came,
             }),
             Hello::Resume {
                 run,
@@ -79,6 +81,8 @@ impl Message for Hello {
                 last_seen,
                 reign,
                 accepted,
+                masters,
+                one_of_voters,
             } => p::HelloKind::Resume(p::Resume {
                 run: run.0,
                 peer: peer.0,
@@ -86,6 +90,8 @@ impl Message for Hello {
                 last_seen: *last_seen,
                 reign: (*reign).into(),
                 accepted: *accepted,
+                masters: *masters,
+                one_of_voters: *one_of_voters,
             }),
         };
         p::Hello { kind: Some(kind) }.encode_to_vec()
@@ -102,6 +108,8 @@ impl Message for Hello {
                     _ => return Err(nonsense("port", join.port)),
                 },
                 lanes: lanes(join.lanes)?,
+                masters: join.masters,
+                nobody_came: join.nobody_came,
             }),
             p::HelloKind::Resume(resume) => Hello::Resume {
                 run: RunId(resume.run),
@@ -110,6 +118,8 @@ impl Message for Hello {
                 last_seen: resume.last_seen,
                 reign: resume.reign.into(),
                 accepted: resume.accepted,
+                masters: resume.masters,
+                one_of_voters: resume.one_of_voters,
             },
         })
     }
@@ -136,6 +146,9 @@ impl Message for Welcome {
             Welcome::Returned { reign, timings } => {
                 p::WelcomeKind::Returned(registered(*reign, timings))
             }
+            Welcome::Waiting { nobody_came } => p::WelcomeKind::Waiting(p::Waiting {
+                nobody_came: *nobody_came,
+            }),
         };
         p::Welcome { kind: Some(kind) }.encode_to_vec()
     }
@@ -151,6 +164,9 @@ impl Message for Welcome {
             },
             p::WelcomeKind::Resumed(number) => Welcome::Resumed {
                 last_seen: number.value,
+            },
+            p::WelcomeKind::Waiting(w) => Welcome::Waiting {
+                nobody_came: w.nobody_came,
             },
             p::WelcomeKind::Returned(r) => Welcome::Returned {
                 reign: r.reign.into(),
@@ -316,6 +332,7 @@ impl Message for Frame<ToPeer> {
                 value: u64::from(*term),
             }),
             ToPeer::RunGoesOn => P::RunGoesOn(p::Empty {}),
+            ToPeer::HandOver => P::HandOver(p::Empty {}),
         };
         p::FrameToPeer {
             sequence: self.sequence,
@@ -356,6 +373,7 @@ impl Message for Frame<ToPeer> {
                 term: term_of(term)?,
             },
             P::RunGoesOn(_) => ToPeer::RunGoesOn,
+            P::HandOver(_) => ToPeer::HandOver,
         };
         Ok(Frame {
             sequence: frame.sequence,
@@ -450,6 +468,7 @@ impl From<&Report> for p::Report {
             completed: report.completed.counts.into(),
             pending: report.completed.pending.as_ref().map(Into::into),
             sync: report.completed.sync.as_ref().map(Into::into),
+            masters: report.masters,
         }
     }
 }
@@ -463,6 +482,7 @@ impl TryFrom<p::Report> for Report {
             group: GroupId(report.group),
             name: report.name.into(),
             lanes: lanes(report.lanes)?,
+            masters: report.masters,
             active: report.active.map(TryInto::try_into).transpose()?,
             proposed: report.proposed.map(TryInto::try_into).transpose()?,
             expected: report.expected.map(Revision),
@@ -958,6 +978,7 @@ mod tests {
             advertised_host: text.to_owned(),
             port: 1,
             lanes: None,
+            ..Join::default()
         };
         let Hello::Join(join) = Hello::decode(&Hello::Join(join).encode()).unwrap() else {
             panic!("another hello");

@@ -56,6 +56,11 @@ pub enum Hello {
         reign: Reign,
         /// Whether an epoch that it is in was active, as far as it knows.
         accepted: bool,
+        /// How many masters it may follow.
+        masters: u32,
+        /// Of so many voters of the active epoch it is one, those left out that it saw die; 0 if it is
+        /// none.
+        one_of_voters: u32,
     },
 }
 
@@ -70,7 +75,7 @@ pub struct Reign {
 }
 
 /// What a new peer says about itself.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Join {
     /// The group it wants to be in.
     pub group: GroupId,
@@ -82,6 +87,11 @@ pub struct Join {
     pub port: u16,
     /// Lanes it wants per link, where it has a wish.
     pub lanes: Option<u16>,
+    /// How many masters it may follow.
+    pub masters: u32,
+    /// It asks the first of them, and all others have said of late that nobody of a run has come to
+    /// them: a new one may begin.
+    pub nobody_came: bool,
 }
 
 /// The master's answer to a hello that it takes.
@@ -112,6 +122,12 @@ pub enum Welcome {
         reign: Reign,
         /// What all peers of the run go by.
         timings: Timings,
+    },
+    /// This master rules over nobody, and decides nothing yet: ask again, or another one. The
+    /// connection ends with it.
+    Waiting {
+        /// It has waited for as long as it waits for peers of a run that goes on.
+        nobody_came: bool,
     },
 }
 
@@ -264,6 +280,8 @@ pub struct Report {
     pub name: PeerName,
     /// Lanes it wants per link, where it has a wish.
     pub lanes: Option<u16>,
+    /// How many masters it may follow.
+    pub masters: u32,
     /// The newest epoch that it knows to be active, as it was proposed.
     pub active: Option<Proposal>,
     /// The newest proposal it has acknowledged beyond that.
@@ -351,6 +369,8 @@ pub enum ToPeer {
     },
     /// Enough of the run has come back: it goes on.
     RunGoesOn,
+    /// I end now, on purpose: another master, or one after me, is to rule.
+    HandOver,
 }
 
 /// The next epoch, as one peer needs to know it.

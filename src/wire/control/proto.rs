@@ -34,6 +34,10 @@ pub(super) struct Join {
     pub(super) port: u32,
     #[prost(uint32, tag = "5")]
     pub(super) lanes: u32,
+    #[prost(uint32, tag = "6")]
+    pub(super) masters: u32,
+    #[prost(bool, tag = "7")]
+    pub(super) nobody_came: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -50,6 +54,10 @@ pub(super) struct Resume {
     pub(super) reign: Reign,
     #[prost(bool, tag = "6")]
     pub(super) accepted: bool,
+    #[prost(uint32, tag = "7")]
+    pub(super) masters: u32,
+    #[prost(uint32, tag = "8")]
+    pub(super) one_of_voters: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -62,7 +70,7 @@ pub(super) struct Reign {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Welcome {
-    #[prost(oneof = "WelcomeKind", tags = "1, 2, 3")]
+    #[prost(oneof = "WelcomeKind", tags = "1, 2, 3, 4")]
     pub(super) kind: Option<WelcomeKind>,
 }
 
@@ -75,6 +83,14 @@ pub(super) enum WelcomeKind {
     /// Without a run, a peer and a token: it has them.
     #[prost(message, tag = "3")]
     Returned(Registered),
+    #[prost(message, tag = "4")]
+    Waiting(Waiting),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct Waiting {
+    #[prost(bool, tag = "1")]
+    pub(super) nobody_came: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -178,6 +194,8 @@ pub(super) struct Report {
     pub(super) pending: Option<CallResult>,
     #[prost(message, optional, tag = "12")]
     pub(super) sync: Option<CallResult>,
+    #[prost(uint32, tag = "13")]
+    pub(super) masters: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -204,7 +222,7 @@ pub(super) struct FrameToPeer {
     pub(super) sequence: u64,
     #[prost(uint64, tag = "2")]
     pub(super) acknowledged: u64,
-    #[prost(oneof = "ToPeer", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "ToPeer", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub(super) message: Option<ToPeer>,
 }
 
@@ -230,6 +248,8 @@ pub(super) enum ToPeer {
     TermRaised(Number),
     #[prost(message, tag = "12")]
     RunGoesOn(Empty),
+    #[prost(message, tag = "13")]
+    HandOver(Empty),
 }
 
 #[derive(Clone, PartialEq, Message)]

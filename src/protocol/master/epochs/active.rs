@@ -26,6 +26,8 @@ pub(in crate::protocol::master) struct ActiveEpoch {
     pub(in crate::protocol::master) lost: BTreeMap<GroupId, Vec<(PeerName, String)>>,
     /// This master has come back to it, and not all of it with him: another one follows.
     pub(in crate::protocol::master) must_end: bool,
+    /// Its members may follow another master: nothing is decided without a majority.
+    pub(in crate::protocol::master) has_standbys: bool,
 }
 
 impl ActiveEpoch {
@@ -37,6 +39,7 @@ impl ActiveEpoch {
             agreed: BTreeSet::new(),
             lost: BTreeMap::new(),
             must_end: false,
+            has_standbys: false,
         }
     }
 
@@ -162,6 +165,10 @@ impl Master {
             epoch,
             rings,
             voters,
+            has_standbys: everybody
+                .iter()
+                .filter_map(|peer| self.members.get(peer))
+                .any(|member| member.masters > 1),
             ..ActiveEpoch::none(self.reign.term)
         };
         for peer in &everybody {

@@ -7,20 +7,37 @@ use crate::protocol::master::Master;
 use crate::types::{GroupId, PeerId};
 use crate::wire::control::{CallResult, JointCall, Proposal, Report, Settlement, ToMaster, ToPeer};
 
+/// What was written down that those who are here may not know.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    pub(super) reports: Vec<Report>,
+    /// Outcomes of the active epoch.
+    pub(super) outcomes: Vec<(GroupId, Settlement)>,
+}
+
 impl Master {
     /// Tells each member what others know that it does not, and takes in what it said since.
-    pub(super) fn tell_what_is_missing(&mut self, active: Option<&Proposal>) {
+    pub(super) fn tell_what_is_missing(
+        &mut self,
+        active: Option<&Proposal>,
+        remembered: Remembered,
+    ) {
         let epoch = active.map(|active| active.epoch);
         let accepted: Vec<PeerId> = self.accepted(None).map(|(peer, _)| *peer).collect();
         // Outcomes of the active epoch, each once, in the order in which they came about.
         let mut known: BTreeMap<(GroupId, u64), Settlement> = BTreeMap::new();
         let mut answers: BTreeMap<(GroupId, &'static str), (u64, CallResult)> = BTreeMap::new();
-        for peer in &accepted {
-            let Some(report) = self.members.get(peer).and_then(|m| m.report.as_ref()) else {
-                continue;
-            };
+        for (group, settlement) in remembered.outcomes {
+            known.insert((group, settlement.number), settlement);
+        }
+        let reports = accepted.iter().filter_map(|peer| {
+            let member = self.members.get(peer)?;
+            member.report.as_deref()
+        });
+        for report in reports.chain(&remembered.reports) {
+            let is_remembered = report.name.id == PeerId::default();
             for settlement in &report.outcomes {
-                if Some(settlement.op.epoch) == epoch {
+                if Some(settlement.op.epoch) == epoch && !is_remembered {
                     known.insert((report.group, settlement.number), settlement.clone());
                 }
             }

@@ -26,7 +26,7 @@ pub(super) struct Findings {
 impl Master {
     /// The run that comes back: that of most who have reported. Somebody of another may have been
     /// asleep since.
-    pub(super) fn run_that_returns(&self) -> Option<RunId> {
+    pub(in crate::protocol::master) fn run_that_returns(&self) -> Option<RunId> {
         let reporters = self.reporters_but(None).into_iter();
         reporters
             .max_by_key(|(_, count)| *count)
@@ -57,7 +57,7 @@ impl Master {
     }
 
     /// What those of the run say who have promised this term.
-    pub(super) fn reports(&self) -> impl Iterator<Item = (&PeerId, &Report)> {
+    pub(in crate::protocol::master) fn reports(&self) -> impl Iterator<Item = (&PeerId, &Report)> {
         let term = self.reign.term;
         let run = self.run_that_returns();
         let runs = self.listening.as_ref().map(|listening| &listening.runs);
@@ -69,12 +69,17 @@ impl Master {
     }
 
     pub(super) fn findings(&self) -> Findings {
-        let active = self.reports().filter_map(|(_, r)| r.active.as_ref());
+        let told = || {
+            self.reports()
+                .map(|(_, report)| report)
+                .chain(self.remembered())
+        };
+        let active = told().filter_map(|report| report.active.as_ref());
         let active = active.max_by_key(|proposal| proposal.epoch).cloned();
         let ended = active.as_ref().map(|active| active.epoch);
         // Those that the same epoch follows from are one proposal, told to each in its own words.
         let mut above: BTreeMap<Epoch, &Proposal> = BTreeMap::new();
-        for (_, report) in self.reports() {
+        for report in told() {
             if let Some(proposed) = &report.proposed
                 && Some(proposed.epoch) > ended
             {
@@ -82,15 +87,21 @@ impl Master {
             }
         }
         let dead = self.known_dead();
-        let heard = |proposal: &Proposal| {
-            let is_heard = |voter: &&PeerId| {
-                dead.contains(voter) || self.reports().any(|(peer, _)| peer == *voter)
-            };
-            proposal.voters.iter().filter(is_heard).count()
+        let here = |proposal: &Proposal| {
+            let reports = |voter: &&PeerId| self.reports().any(|(peer, _)| peer == *voter);
+            proposal.voters.iter().filter(reports).count()
         };
-        // Half is enough to know that no majority has gone beyond a proposal.
-        let have_spoken = active.iter().all(|p| heard(p) * 2 > p.voters.len())
-            && above.values().all(|p| heard(p) * 2 >= p.voters.len());
+        let agreed = |proposal: &Proposal| {
+            let voters = proposal.voters.iter();
+            here(proposal) + voters.filter(|voter| dead.contains(voter)).count()
+        };
+        // The dead no longer say how far they went: half must be here to know that no majority has
+        // gone beyond a proposal. A majority besides, as another master may have the other half.
+        let is_half = |p: &Proposal| here(p) * 2 >= p.voters.len();
+        let have_spoken = active
+            .iter()
+            .all(|p| is_half(p) && agreed(p) * 2 > p.voters.len())
+            && above.values().all(|p| is_half(p));
         let is_enough = self.reports().next().is_some()
             && (have_spoken || mutated(Mutation::RuleWithoutMajority));
         let newest = above.values().next_back().copied();

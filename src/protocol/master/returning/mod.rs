@@ -19,15 +19,16 @@ mod catching_up;
 mod findings;
 mod taking_over;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{ConnectionId, Master, Output};
+use crate::mutation::{Mutation, mutated};
 use crate::types::{PeerId, PeerName, RunId, Timestamp};
-use crate::wire::control::{Hello, Join, ToMaster, ToPeer, Welcome};
+use crate::wire::control::{Hello, Join, Reign, ToMaster, ToPeer, Welcome};
 
 /// Messages of one peer that are kept until the master rules: more than an honest one can have
 /// under way.
@@ -40,15 +41,21 @@ const SETTLING: Duration = Duration::from_millis(500);
 /// Pauses between two looks at the ports of those who are not back.
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
 
+/// A peer that has asked is taken for one that has lost its master for so long: an attempt to reach
+/// the one before may take three seconds of it.
+const INTEREST: Duration = Duration::from_secs(5);
+
 /// What a master knows before it rules.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Listening {
     /// Of which run those are who have said hello.
     runs: BTreeMap<PeerId, RunId>,
-    /// When one who has reported was last here, or the master came.
+    /// Whom those of the run have followed, at most.
+    followed: BTreeMap<RunId, Reign>,
+    /// Who may follow several masters, and has asked this one.
+    interested: BTreeMap<PeerId, Interest>,
+    /// When one of a run was last here, or the master came.
     last_here: Timestamp,
-    /// Who wants to join, and waits until it is known what.
-    joins: VecDeque<(ConnectionId, Join, SocketAddr)>,
     /// Since when a majority is here.
     enough_since: Option<Timestamp>,
     /// Nobody listens on their ports any more.
@@ -57,17 +64,31 @@ pub(super) struct Listening {
     next_probe: Timestamp,
 }
 
+#[derive(Clone, Copy, Debug, Hash)]
+struct Interest {
+    run: RunId,
+    /// Of so many voters it is one.
+    of: u32,
+    at: Timestamp,
+}
+
 impl Listening {
     pub(super) fn new(now: Timestamp) -> Self {
         Self {
             runs: BTreeMap::new(),
+            followed: BTreeMap::new(),
+            interested: BTreeMap::new(),
             last_here: now,
-            joins: VecDeque::new(),
             enough_since: None,
             refused: BTreeSet::new(),
             dead: BTreeSet::new(),
             next_probe: now,
         }
+    }
+
+    /// The highest reign that anybody of this run has followed.
+    pub(super) fn followed(&self, run: RunId) -> Option<Reign> {
+        self.followed.get(&run).copied()
     }
 
     pub(super) fn note_refused(&mut self, peer: PeerId) {
@@ -87,26 +108,24 @@ impl Master {
         from: SocketAddr,
     ) {
         let peers_max = self.config.peers_max;
-        let Some(listening) = &mut self.listening else {
-            return;
-        };
-        let Hello::Resume {
-            run,
-            peer,
-            token,
-            reign,
-            ..
-        } = hello
-        else {
-            if let Hello::Join(join) = hello {
-                listening.joins.push_back((connection, join, from));
-                if listening.joins.len() > peers_max
-                    && let Some((connection, ..)) = listening.joins.pop_front()
-                {
-                    self.outputs.push_back(Output::Close { connection });
-                }
+        let (run, peer, token, reign) = match hello {
+            Hello::Join(join) => return self.begin_or_wait(connection, join, from),
+            Hello::Resume {
+                run,
+                peer,
+                masters,
+                one_of_voters,
+                ..
+            } if masters > 1 && !self.is_wanted(peer, run, one_of_voters) => {
+                return self.ask_to_wait(connection, false);
             }
-            return;
+            Hello::Resume {
+                run,
+                peer,
+                token,
+                reign,
+                ..
+            } => (run, peer, token, reign),
         };
         // Not refused: that would be for good, and it may be somebody else who is wrong.
         let is_stranger = match self.members.get(&peer) {
@@ -121,6 +140,11 @@ impl Master {
             return;
         };
         listening.runs.insert(peer, run);
+        if reign.start != self.reign.start {
+            let followed = listening.followed.entry(run).or_default();
+            *followed = reign.max(*followed);
+        }
+        listening.last_here = self.now;
         listening.refused.remove(&peer);
         listening.dead.remove(&peer);
         if reign.start != self.reign.start && reign.term >= self.reign.term {
@@ -147,6 +171,52 @@ impl Master {
             },
             accepted: true,
         });
+    }
+
+    /// A newcomer begins a new run if nobody of one before has come, here or to any other master that
+    /// it may follow.
+    fn begin_or_wait(&mut self, connection: ConnectionId, join: Join, from: SocketAddr) {
+        let nobody_came = self.nobody_came();
+        if nobody_came && join.nobody_came {
+            self.begin_new_run();
+            self.register(connection, join, from);
+        } else {
+            debug!(label = %join.label, %from, "a newcomer waits until a run goes on or begins");
+            self.ask_to_wait(connection, nobody_came);
+        }
+    }
+
+    fn ask_to_wait(&mut self, connection: ConnectionId, nobody_came: bool) {
+        self.outputs.push_back(Output::Welcome {
+            connection,
+            welcome: Welcome::Waiting { nobody_came },
+            accepted: false,
+        });
+        self.outputs.push_back(Output::Close { connection });
+    }
+
+    /// Whether those of a run that may follow other masters as well are to follow this one: most of
+    /// its voters have lost theirs. Their promise costs another master its rule, so a few do not do.
+    fn is_wanted(&mut self, peer: PeerId, run: RunId, one_of_voters: u32) -> bool {
+        let now = self.now;
+        let Some(listening) = &mut self.listening else {
+            return false;
+        };
+        listening.last_here = now;
+        let interest = Interest {
+            run,
+            of: one_of_voters,
+            at: now,
+        };
+        listening
+            .interested
+            .retain(|_, other| now.since(other.at) < INTEREST);
+        if one_of_voters > 0 && listening.interested.len() < self.config.peers_max {
+            listening.interested.insert(peer, interest);
+        }
+        let of_run = listening.interested.values().filter(|i| i.run == run);
+        let (count, of) = of_run.fold((0, 0), |(count, of), i| (count + 1, i.of.max(of)));
+        count * 2 > of && of > 0
     }
 
     /// Who is silent before the master rules is no longer counted on, and may come again: nobody is
@@ -183,6 +253,7 @@ impl Master {
                 member.name = report.name.clone();
                 member.group = report.group;
                 member.lanes = report.lanes;
+                member.masters = report.masters;
                 info!(name = %member.name, "has come back, and reports");
                 member.report = Some(report);
             }
@@ -205,17 +276,59 @@ impl Master {
             theirs = above,
             "another master has ruled after this one; asking all peers anew"
         );
+        self.listen_again(above);
+        self.outputs.push_back(Output::Close { connection });
+    }
+
+    /// Whether peers that could follow another master might do so by now, as too few voters are left
+    /// here. `leaving` is about to be given up as well.
+    pub(super) fn has_lost_majority(&self, leaving: Option<PeerId>) -> bool {
+        let voters = &self.active.voters;
+        let is_counted_on = |voter: &&PeerId| {
+            let is_here = self.members.contains_key(voter) && leaving != Some(**voter);
+            is_here || self.active.agreed.contains(voter)
+        };
+        let left = voters.iter().filter(is_counted_on).count();
+        self.active.has_standbys
+            && left * 2 <= voters.len()
+            && !voters.is_empty()
+            && !mutated(Mutation::RuleBesideStandbys)
+    }
+
+    /// Nothing may be decided without a majority where another master may have it.
+    pub(super) fn lose_majority(&mut self) {
+        warn!(
+            term = self.reign.term,
+            "half of the voters or more are silent or gone, and may follow another master; asking all peers anew"
+        );
+        self.listen_again(self.reign.term);
+    }
+
+    /// Forgets all, and begins as one that has just come.
+    fn listen_again(&mut self, above: u32) {
         let mut config = self.config.clone();
         if config.recovery_window.is_zero() {
             config.recovery_window = config.silence_ceiling;
         }
         let seed = blake3::derive_key("pccl 2026 a start of a master", &self.seed);
         let mut anew = Master::new(config, self.run, above.saturating_add(1), seed, self.now);
-        let open = self.connections.keys().copied().chain([connection]);
+        let open = self.connections.keys().copied();
         let closed = open.map(|connection| Output::Close { connection });
+        anew.memory.clone_from(&self.memory);
+        anew.recalled = self.memory.take();
         anew.outputs = std::mem::take(&mut self.outputs);
         anew.outputs.extend(closed);
         *self = anew;
+    }
+
+    /// Ends on purpose: all are told to look for another master.
+    pub(super) fn hand_over(&mut self) {
+        info!(peers = self.members.len(), "handing over");
+        let everybody: Vec<PeerId> = self.members.keys().copied().collect();
+        for peer in everybody {
+            self.say(peer, ToPeer::HandOver);
+        }
+        self.listen_again(self.reign.term);
     }
 
     pub(super) fn listening_deadline(&self) -> Option<Timestamp> {
@@ -224,10 +337,9 @@ impl Master {
         let enough = listening.enough_since.into_iter();
         let enough = enough.flat_map(|since| [since + SETTLING, since + patience]);
         let enough = enough.filter(|at| *at > self.now).min();
-        let fresh = self.new_run_at();
         let has_reports = self.members.values().any(|member| member.report.is_some());
         let probe = has_reports.then_some(listening.next_probe);
-        [enough, fresh, probe].into_iter().flatten().min()
+        enough.into_iter().chain(probe).min()
     }
 
     /// Who is alive notices that the master is another one, and is here, within this.
@@ -235,11 +347,12 @@ impl Master {
         self.config.silence_ceiling + self.config.resume_grace
     }
 
-    /// When another run begins, if nobody of one before comes and somebody waits.
-    fn new_run_at(&self) -> Option<Timestamp> {
-        let listening = self.listening.as_ref()?;
-        let at = listening.last_here + self.config.recovery_window;
-        (!listening.joins.is_empty()).then_some(at)
+    /// Whether it has waited for as long as it does, and nobody of a run was here.
+    fn nobody_came(&self) -> bool {
+        let window = self.config.recovery_window;
+        self.listening
+            .as_ref()
+            .is_some_and(|listening| self.now.since(listening.last_here) >= window)
     }
 
     /// Begins to rule if it may by now.
@@ -249,11 +362,7 @@ impl Master {
                 return true;
             };
             listening.enough_since = None;
-            let is_time = self.new_run_at().is_some_and(|at| at <= self.now);
-            if is_time {
-                self.begin_new_run();
-            }
-            return is_time;
+            return false;
         }
         let findings = self.findings();
         let now = self.now;
@@ -292,17 +401,14 @@ impl Master {
 
     /// Nobody of a run before has come.
     fn begin_new_run(&mut self) {
-        let Some(listening) = self.listening.take() else {
-            return;
-        };
+        self.listening = None;
         info!(run = %self.run, "a new run begins");
+        self.recalled = None;
         // Who has only said hello does not say what it was part of.
         self.members.clear();
         for connection in std::mem::take(&mut self.connections).into_keys() {
             self.outputs.push_back(Output::Close { connection });
         }
-        for (connection, join, from) in listening.joins {
-            self.register(connection, join, from);
-        }
+        self.remember_ruling();
     }
 }

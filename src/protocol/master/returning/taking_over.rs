@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::info;
 
+use super::catching_up::Remembered;
 use super::findings::Findings;
 use crate::mutation::{Mutation, mutated};
 use crate::protocol::master::epochs::ActiveEpoch;
@@ -73,6 +74,15 @@ impl Master {
             false => self.outcomes_until(active.as_ref(), proposed.as_ref(), &members, &expected),
         };
         let everybody: Vec<PeerId> = self.members.keys().copied().collect();
+        let has_standbys = self.reports().any(|(_, report)| report.masters > 1);
+        self.active.has_standbys = has_standbys;
+        self.remember_ruling();
+        let remembered = Remembered {
+            reports: self.remembered().cloned().collect(),
+            outcomes: active
+                .as_ref()
+                .map_or(Vec::new(), |active| self.remembered_outcomes(active.epoch)),
+        };
         // From here on outputs go out as of one who rules.
         let Some(listening) = self.listening.take() else {
             return;
@@ -103,10 +113,7 @@ impl Master {
                 self.say(peer, ToPeer::RunGoesOn);
             }
         }
-        self.tell_what_is_missing(active.as_ref());
-        for (connection, join, from) in listening.joins {
-            self.register(connection, join, from);
-        }
+        self.tell_what_is_missing(active.as_ref(), remembered);
     }
 
     /// The epoch that followed, or was proposed, is without this peer.
@@ -168,7 +175,11 @@ impl Master {
             .unwrap_or_default();
         let mut highest = self.members.keys().next_back().map_or(0, |peer| peer.0);
         let reports = self.reports();
-        let reports: Vec<(PeerId, Report)> = reports.map(|(p, r)| (*p, r.clone())).collect();
+        let remembered = self
+            .remembered()
+            .map(|report| (report.name.id, report.clone()));
+        let reports = reports.map(|(p, r)| (*p, r.clone())).chain(remembered);
+        let reports: Vec<(PeerId, Report)> = reports.collect();
         for (peer, report) in &reports {
             for proposal in [&report.active, &report.proposed].into_iter().flatten() {
                 let known = self.members_of(proposal);
@@ -189,7 +200,7 @@ impl Master {
                 self.tally.learn(report.group, active.calls, 0);
             }
             // Who the run has gone on without may know a state that was lost with it.
-            if members.contains(peer) {
+            if members.contains(peer) || *peer == PeerId::default() {
                 let state = self.shared_state.entry(report.group).or_default();
                 state.expected = state.expected.max(report.expected);
             }
@@ -201,6 +212,7 @@ impl Master {
         // the other.
         let apart = highest / IDS_APART + 1 + self.reign.start % STARTS_APART;
         self.next_peer = self.next_peer.max(apart * IDS_APART + 1);
+        self.next_peer = self.next_peer.max(self.remembered_next_peer(self.run));
     }
 
     /// What was settled in an epoch, as those have it who are here.
@@ -219,6 +231,12 @@ impl Master {
                 for (tag, settled) in &report.settled {
                     operations.learn(*tag, *settled);
                 }
+            }
+        }
+        for (group, settlement) in self.remembered_outcomes(epoch) {
+            if let Some(operations) = operations.get_mut(&group) {
+                let op = settlement.op;
+                operations.learn(op.tag, op.n.saturating_add(1));
             }
         }
         operations
@@ -247,6 +265,12 @@ impl Master {
                     let outcome = of_group.entry(settlement.op);
                     outcome.or_insert_with(|| settlement.outcome.clone());
                 }
+            }
+        }
+        if let Some(active) = active {
+            for (group, settlement) in self.remembered_outcomes(active.epoch) {
+                let outcome = outcomes.entry(group).or_default().entry(settlement.op);
+                outcome.or_insert(settlement.outcome);
             }
         }
         for report in staying {

@@ -1,0 +1,215 @@
+//! Several masters of one run: another takes over, and no two of them decide.
+
+use std::time::Duration;
+
+use super::cluster::{Cluster, GRACE, reduce};
+use crate::error::Gone;
+use crate::protocol::peer::{Command, Reply};
+use crate::types::GroupId;
+
+const UPDATED: Option<Reply> = Some(Reply::Membership(Ok(())));
+
+fn world(cluster: &Cluster, node: usize) -> Option<u32> {
+    let membership = cluster.nodes[node].membership.as_ref();
+    membership.map(|membership| membership.sizes.group)
+}
+
+fn call_everywhere(cluster: &mut Cluster, nodes: &[usize]) -> Vec<Option<Reply>> {
+    let calls = nodes.iter().map(|node| (*node, reduce(1))).collect();
+    cluster.all(calls)
+}
+
+fn assert_succeeded(replies: &[Option<Reply>]) {
+    for reply in replies {
+        assert!(matches!(reply, Some(Reply::AllReduce(Ok(_)))), "{reply:?}");
+    }
+}
+
+#[test]
+fn a_standby_goes_on_in_the_same_epoch() {
+    let mut cluster = Cluster::with_standbys(3, 1);
+    let epoch = cluster.master().epoch();
+    let calls: Vec<_> = (0..2).map(|n| cluster.command(n, reduce(1))).collect();
+    cluster.run();
+    cluster.kill_master();
+    cluster.pass(Duration::from_secs(2));
+    assert!(cluster.master_at(1).rules());
+    assert_eq!(cluster.master_at(1).epoch(), epoch);
+    let last = cluster.command(2, reduce(1));
+    cluster.run();
+    for (node, call) in [(0, calls[0]), (1, calls[1]), (2, last)] {
+        assert_succeeded(&[cluster.reply(node, call).cloned()]);
+    }
+}
+
+#[test]
+fn the_second_standby_takes_over_where_the_first_is_dead_as_well() {
+    let mut cluster = Cluster::with_standbys(3, 2);
+    cluster.kill_master_at(1);
+    cluster.kill_master_at(0);
+    cluster.pass(Duration::from_secs(4));
+    assert!(cluster.master_at(2).rules());
+    assert_succeeded(&call_everywhere(&mut cluster, &[0, 1, 2]));
+    // And back again.
+    cluster.start_master_at(0);
+    cluster.kill_master_at(2);
+    cluster.pass(Duration::from_secs(4));
+    assert!(cluster.master().rules());
+    assert_succeeded(&call_everywhere(&mut cluster, &[0, 1, 2]));
+}
+
+#[test]
+fn who_alone_has_lost_the_master_does_not_cost_it_its_rule() {
+    let mut cluster = Cluster::with_standbys(3, 1);
+    let before = cluster.master().run();
+    cluster.cut_off(0, 0);
+    for _ in 0..5 {
+        cluster.now = cluster.now + Duration::from_millis(100);
+        cluster.tick();
+        cluster.run();
+    }
+    cluster.mend();
+    cluster.pass(Duration::from_secs(5));
+    assert_eq!(cluster.master().run(), before);
+    assert!(cluster.master().rules());
+    assert!(!cluster.master_at(1).rules());
+    assert_succeeded(&call_everywhere(&mut cluster, &[0, 1, 2]));
+}
+
+#[test]
+fn of_two_sides_the_one_with_most_voters_goes_on() {
+    let mut cluster = Cluster::with_standbys(3, 1);
+    for node in [1, 2] {
+        cluster.cut_off(node, 0);
+    }
+    cluster.cut_off(0, 1);
+    cluster.pass(Duration::from_secs(8));
+    assert!(!cluster.master().rules());
+    assert!(cluster.master_at(1).rules());
+    assert_eq!(world(&cluster, 1), Some(2));
+    assert_succeeded(&call_everywhere(&mut cluster, &[1, 2]));
+    let left_behind = cluster.command(0, reduce(1));
+    cluster.run();
+    assert_eq!(cluster.reply(0, left_behind), None);
+    // Nobody tells it anything until it finds the others, or gives up.
+    assert_eq!(cluster.nodes[0].peer.gone(), None);
+    cluster.pass(GRACE + Duration::from_secs(1));
+    let gone = cluster.nodes[0].peer.gone();
+    assert!(matches!(gone, Some(Gone::NoMajority { .. })), "{gone:?}");
+}
+
+#[cfg(feature = "sim")]
+#[test]
+fn a_master_that_rules_beside_others_without_a_majority_is_seen() {
+    use crate::mutation::{Mutation, with};
+    let without_the_rule = || {
+        with(
+            Some(Mutation::RuleBesideStandbys),
+            of_two_sides_the_one_with_most_voters_goes_on,
+        )
+    };
+    assert!(std::panic::catch_unwind(without_the_rule).is_err());
+}
+
+#[test]
+fn a_master_whose_peers_are_gone_elsewhere_decides_nothing_for_who_is_left() {
+    let mut cluster = Cluster::with_standbys(4, 1);
+    let call = cluster.command(0, reduce(1));
+    cluster.run();
+    for node in [2, 3] {
+        cluster.cut_off(node, 0);
+        cluster.cut_off(node, 1);
+    }
+    cluster.pass(Duration::from_secs(8));
+    assert!(!cluster.master().rules());
+    assert_eq!(world(&cluster, 0), Some(4));
+    assert_eq!(cluster.reply(0, call), None);
+    // They come back in time.
+    cluster.mend();
+    cluster.pass(Duration::from_secs(8));
+    assert_eq!(world(&cluster, 0), Some(4));
+    let others = call_everywhere(&mut cluster, &[1, 2, 3]);
+    assert_succeeded(&others);
+    assert_succeeded(&[cluster.reply(0, call).cloned()]);
+}
+
+#[test]
+fn a_newcomer_finds_the_master_that_rules() {
+    let mut cluster = Cluster::with_standbys(2, 1);
+    cluster.kill_master();
+    cluster.pass(Duration::from_secs(2));
+    cluster.start_master();
+    cluster.pass(Duration::from_secs(10));
+    let newcomer = cluster.spawn(GroupId(0));
+    let joins = cluster.command(newcomer, Command::Connect);
+    cluster.pass(Duration::from_secs(1));
+    let updates = vec![(0, Command::UpdateTopology), (1, Command::UpdateTopology)];
+    assert_eq!(cluster.all(updates), [UPDATED, UPDATED]);
+    assert_eq!(
+        cluster.reply(newcomer, joins),
+        Some(&Reply::Connect(Ok(())))
+    );
+    assert_eq!(world(&cluster, newcomer), Some(3));
+    assert!(!cluster.master().rules());
+}
+
+#[test]
+fn a_newcomer_begins_no_other_run_while_a_master_is_not_heard() {
+    let mut cluster = Cluster::with_standbys(2, 1);
+    cluster.kill_master();
+    cluster.pass(Duration::from_secs(2));
+    cluster.start_master();
+    let newcomer = cluster.spawn(GroupId(0));
+    cluster.cut_off(newcomer, 1);
+    let joins = cluster.command(newcomer, Command::Connect);
+    cluster.pass(Duration::from_secs(20));
+    assert!(!cluster.master().rules());
+    let reply = cluster.reply(newcomer, joins);
+    assert!(matches!(reply, Some(Reply::Connect(Err(_)))), "{reply:?}");
+}
+
+#[test]
+fn a_run_begins_where_all_masters_have_waited_in_vain() {
+    let mut cluster = Cluster::with_standbys(0, 1);
+    cluster.restart_master();
+    let first = cluster.spawn(GroupId(0));
+    let joins = cluster.command(first, Command::Connect);
+    cluster.pass(Duration::from_millis(1500));
+    assert_eq!(cluster.reply(first, joins), None);
+    cluster.pass(Duration::from_millis(1500));
+    assert_eq!(cluster.reply(first, joins), Some(&Reply::Connect(Ok(()))));
+    assert!(cluster.master().rules());
+    assert!(!cluster.master_at(1).rules());
+}
+
+#[test]
+fn a_master_hands_over_and_nobody_notices() {
+    let mut cluster = Cluster::with_standbys(3, 1);
+    let epoch = cluster.master().epoch();
+    let calls: Vec<_> = (0..3).map(|n| cluster.command(n, reduce(1))).collect();
+    cluster.hand_over(0);
+    cluster.run();
+    cluster.kill_master();
+    cluster.pass(Duration::from_millis(500));
+    assert!(cluster.master_at(1).rules());
+    assert_eq!(cluster.master_at(1).epoch(), epoch);
+    cluster.run();
+    for (node, call) in calls.into_iter().enumerate() {
+        assert_succeeded(&[cluster.reply(node, call).cloned()]);
+    }
+}
+
+#[test]
+fn a_master_hands_over_to_the_one_after_it_as_well() {
+    let mut cluster = Cluster::of(3);
+    let epoch = cluster.master().epoch();
+    let calls: Vec<_> = (0..3).map(|n| cluster.command(n, reduce(1))).collect();
+    cluster.hand_over(0);
+    cluster.run();
+    cluster.restart_master();
+    cluster.pass(Duration::from_millis(500));
+    assert_eq!(cluster.master().epoch(), epoch);
+    for (node, call) in calls.into_iter().enumerate() {
+        assert_succeeded(&[cluster.reply(node, call).cloned()]);
+    }
+}
