@@ -47,16 +47,29 @@ impl fmt::Display for WorldTime {
     }
 }
 
-/// A process of the world, in the order in which they were started. The master is 0, and keeps the
-/// number when it is started again. Any other that dies never comes back; another one may take its
+/// A process of the world, in the order in which they were started. Masters have numbers of their own,
+/// and keep them when they are started again. Any other that dies never comes back; another one may take its
 /// address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(pub u32);
+
+impl ProcessId {
+    /// The first master.
+    pub const MASTER: Self = Self(0);
+    /// The second one, in worlds that have it.
+    pub const STANDBY: Self = Self(u32::MAX);
+
+    /// Whether it is a master.
+    pub fn is_master(self) -> bool {
+        self == Self::MASTER || self == Self::STANDBY
+    }
+}
 
 impl fmt::Display for ProcessId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => write!(f, "master"),
+            u32::MAX => write!(f, "standby"),
             n => write!(f, "p{n}"),
         }
     }

@@ -58,8 +58,10 @@ pub struct Plan {
     pub path: Path,
     /// Clocks run up to so much slower or faster.
     pub drift_ppm: u64,
-    /// Processes at the beginning, the master not counted.
+    /// Processes at the beginning, masters not counted.
     pub processes: u32,
+    /// Whether there is a second master.
+    pub has_standby: bool,
     /// What befalls them.
     pub faults: Vec<Fault>,
     /// When faults end.
@@ -137,12 +139,21 @@ pub enum FaultKind {
         /// For so long.
         length: Duration,
     },
-    /// SIGKILL for the master; it is started again later, in memory of nothing.
+    /// SIGKILL for a master; it is started again later, in memory of nothing.
     KillMaster {
+        /// Not the first one, but its standby.
+        standby: bool,
         /// Its kernel closes the sockets after so long.
         lag: Duration,
         /// It is there again after so long.
         away: Duration,
+    },
+    /// The network falls apart in two: masters and peers on both sides.
+    Split {
+        /// A bit for each process, as they were started.
+        sides: u64,
+        /// For so long.
+        length: Duration,
     },
     /// Another process begins.
     Start {
@@ -213,6 +224,7 @@ impl Plan {
             }
         }
         Fault::draw_on_master(seed, (first_ms, last_ms), &mut faults);
+        let has_standby = Fault::draw_on_masters(seed, (first_ms, last_ms), &mut faults);
         faults.sort_by_key(|fault| fault.at);
         Self {
             seed,
@@ -222,6 +234,7 @@ impl Plan {
             path,
             drift_ppm: *dice.pick(&[0, 200, 10_000]),
             processes,
+            has_standby,
             faults,
             calm_at: WorldTime::from_ms(last_ms + 3500),
         }
@@ -243,9 +256,38 @@ impl Fault {
                 false => dice.ms(100, 5000),
             };
             let lag = dice.ms(0, 80);
-            let kind = FaultKind::KillMaster { lag, away };
+            let kind = FaultKind::KillMaster {
+                standby: false,
+                lag,
+                away,
+            };
             faults.push(Self { at, kind });
         }
+    }
+
+    /// In one world of three there are two masters, which die, and are on different sides of the
+    /// network. It has dice of its own as well.
+    fn draw_on_masters(seed: u64, (first_ms, last_ms): (u64, u64), faults: &mut Vec<Self>) -> bool {
+        let dice = &mut Dice::new(seed, 5);
+        if !dice.one_in(3) {
+            return false;
+        }
+        for _ in 0..dice.between(1, 4) {
+            let at = WorldTime::from_ms(dice.between(first_ms, last_ms));
+            let kind = match dice.one_in(2) {
+                true => FaultKind::KillMaster {
+                    standby: dice.one_in(2),
+                    lag: dice.ms(0, 80),
+                    away: dice.ms(100, 9000),
+                },
+                false => FaultKind::Split {
+                    sides: dice.any(),
+                    length: dice.ms(300, 9000),
+                },
+            };
+            faults.push(Self { at, kind });
+        }
+        true
     }
 
     /// A link between two peers that breaks again and again, or for long enough to be given up.

@@ -15,7 +15,7 @@ use super::history::{Event, ProcessId, WorldTime};
 use super::plan::{Mode, Plan, Profile};
 use super::program::{self, AnyOrder, Ground, Manner, Misbehaving, Recommended, Role};
 use super::recorder::{Recorder, Violation};
-use super::world::{MASTER, Script, Stage, World};
+use super::world::{Script, Stage, World, standby_address};
 use crate::communicator::Config;
 use crate::driver::{Host, Secret};
 use crate::protocol::master::MasterConfig;
@@ -110,14 +110,18 @@ impl Cast {
             // What it takes for what was said last to arrive, and for clocks that run slow.
             silence: master.silence_ceiling + Duration::from_millis(1500),
         };
+        let config = Config::new("the world says where")
+            .lanes_per_link(plan.lanes)
+            .connect_timeout(Duration::from_secs(5))
+            .master_grace(MASTER_GRACE);
         Self {
             plan: plan.clone(),
             manner,
             master,
-            config: Config::new("the world says where")
-                .lanes_per_link(plan.lanes)
-                .connect_timeout(Duration::from_secs(5))
-                .master_grace(MASTER_GRACE),
+            config: match plan.has_standby {
+                true => config.standby_master(standby_address().to_string()),
+                false => config,
+            },
             secret,
             recorder: Recorder::new(checkers::all(tolerance), keeps_trace),
             seen: Arc::default(),
@@ -182,8 +186,9 @@ impl Cast {
 impl Script for Cast {
     fn main(&self, stage: Stage) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let ground = self.ground(&stage);
-        if stage.process == MASTER {
+        if stage.process.is_master() {
             let seen = &mut *self.seen.lock();
+            // The first one begins the run, once.
             let config = match seen.masters {
                 0 => self.master.clone().new_run(),
                 _ => self.master.clone(),

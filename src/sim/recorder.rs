@@ -55,8 +55,8 @@ struct Inner {
     run: Option<RunId>,
     /// The newest epoch that the master made active: it tells each peer.
     master_epoch: Option<Epoch>,
-    /// Whose the connections at the master are.
-    callers: BTreeMap<ConnectionId, PeerId>,
+    /// Whose the connections at each master are.
+    callers: BTreeMap<(ProcessId, ConnectionId), PeerId>,
     right: BTreeSet<ProcessId>,
     /// The present moment, and what machines did in it.
     moment: WorldTime,
@@ -134,7 +134,7 @@ impl Recorder {
                 std::panic::resume_unwind(Box::new("it spins"));
             }
             inner.trace(at, process, &observed);
-            if let Some(event) = inner.meaning(&observed) {
+            if let Some(event) = inner.meaning(process, &observed) {
                 inner.record(&Record { at, process, event });
             }
         }))
@@ -231,7 +231,7 @@ impl Inner {
     }
 
     /// The event that an input or output amounts to, for the checkers.
-    fn meaning(&mut self, observed: &Observed<'_>) -> Option<Event> {
+    fn meaning(&mut self, process: ProcessId, observed: &Observed<'_>) -> Option<Event> {
         match observed {
             Observed::PeerInput(peer::Input::Welcomed(Welcome::Registered { peer, .. })) => {
                 Some(Event::Registered(*peer))
@@ -244,7 +244,7 @@ impl Inner {
                     ..
                 } = input
                 {
-                    self.callers.insert(*connection, *peer);
+                    self.callers.insert((process, *connection), *peer);
                 }
                 None
             }
@@ -273,11 +273,11 @@ impl Inner {
                 peer::Output::Gone(gone) => Some(Event::MachineGone(gone.clone())),
                 _ => None,
             },
-            Observed::MasterOutput(output) => self.meaning_at_master(output),
+            Observed::MasterOutput(output) => self.meaning_at_master(process, output),
         }
     }
 
-    fn meaning_at_master(&mut self, output: &master::Output) -> Option<Event> {
+    fn meaning_at_master(&mut self, process: ProcessId, output: &master::Output) -> Option<Event> {
         match output {
             master::Output::Solve(request) => {
                 let members = request.groups.values().flatten().copied();
@@ -288,7 +288,7 @@ impl Inner {
                 welcome: Welcome::Registered { run, peer, .. },
                 ..
             } => {
-                self.callers.insert(*connection, *peer);
+                self.callers.insert((process, *connection), *peer);
                 let before = self.run.replace(*run);
                 if before.is_none_or(|before| before == *run) {
                     return None;
@@ -303,7 +303,7 @@ impl Inner {
                 }
                 ToPeer::RunGoesOn => Some(Event::MasterRules),
                 ToPeer::Evicted { reason } => Some(Event::Evicted {
-                    peer: *self.callers.get(connection)?,
+                    peer: *self.callers.get(&(process, *connection))?,
                     reason: reason.clone(),
                 }),
                 _ => None,

@@ -34,10 +34,25 @@ const SWEEP: Duration = Duration::from_millis(500);
 /// How long programs may take to end once they may.
 const CURTAIN: Duration = Duration::from_secs(20);
 
-/// The master's process.
-pub(crate) const MASTER: ProcessId = ProcessId(0);
+/// The first master's process.
+pub(crate) const MASTER: ProcessId = ProcessId::MASTER;
 
 const MASTER_MACHINE: Machine = Machine(1);
+const STANDBY_MACHINE: Machine = Machine(2);
+
+/// Where a master is, or the first one.
+fn master_address(process: ProcessId) -> SocketAddr {
+    let machine = match process {
+        ProcessId::STANDBY => STANDBY_MACHINE,
+        _ => MASTER_MACHINE,
+    };
+    SocketAddr::new(machine.ip(), DEFAULT_MASTER_PORT)
+}
+
+/// Where the second master is, in worlds that have one.
+pub(crate) fn standby_address() -> SocketAddr {
+    master_address(ProcessId::STANDBY)
+}
 
 /// What a process's program gets of the world.
 #[derive(Clone)]
@@ -147,7 +162,13 @@ impl<'a, S: Script> World<'a, S> {
 
     /// Runs until all has come right and ended, something is wrong, or `bound` after calm is over.
     pub(crate) fn run(mut self, bound: Duration) -> std::io::Result<Ending> {
-        for _ in 0..=self.plan.processes {
+        self.start(None)?;
+        if self.plan.has_standby {
+            self.next_machine = STANDBY_MACHINE.0 + 1;
+            self.connect(STANDBY_MACHINE);
+            self.begin(ProcessId::STANDBY, STANDBY_MACHINE)?;
+        }
+        for _ in 0..self.plan.processes {
             self.start(None)?;
         }
         let mut faults: BTreeMap<(WorldTime, usize), &Fault> = (0..)
@@ -237,7 +258,7 @@ impl<'a, S: Script> World<'a, S> {
         let living = self.processes.values().filter(|process| process.is_alive());
         living
             .map(|process| process.id)
-            .filter(|id| *id != MASTER)
+            .filter(|id| !id.is_master())
             .collect()
     }
 
@@ -259,7 +280,7 @@ impl<'a, S: Script> World<'a, S> {
             process: id,
             nic: self.network.nic(id, machine),
             network: self.network.clone(),
-            master: SocketAddr::new(MASTER_MACHINE.ip(), DEFAULT_MASTER_PORT),
+            master: master_address(id),
             signals: self.signals.clone(),
             seed: self.dice.any(),
         };
@@ -269,7 +290,7 @@ impl<'a, S: Script> World<'a, S> {
         let main = self.script.main(stage);
         let process = Process::start(id, machine, self.now, drift_ppm, main)?;
         self.processes.insert(id, process);
-        if id != MASTER {
+        if !id.is_master() {
             self.share_cuts(id);
         }
         Ok(())

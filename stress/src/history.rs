@@ -41,8 +41,8 @@ pub(crate) struct History {
     pub(crate) lines: Vec<Line>,
     /// By label.
     pub(crate) processes: BTreeMap<String, Process>,
-    /// By the id that the master gave.
-    pub(crate) memberships: BTreeMap<u64, Membership>,
+    /// By the id that the master gave, and when: each run counts its own.
+    pub(crate) memberships: BTreeMap<(u64, u64), Membership>,
     /// When the last blow was over.
     pub(crate) finishing_us: u64,
 }
@@ -115,18 +115,19 @@ impl History {
             memberships: BTreeMap::new(),
             finishing_us: 0,
         };
-        let mut current: BTreeMap<String, u64> = BTreeMap::new();
+        let mut current: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         for line in &lines {
             let process = history.processes.entry(line.who.clone()).or_default();
             let mut is_over = false;
             match &line.event {
                 Event::Connected { id, .. } => {
-                    current.insert(line.who.clone(), *id);
+                    let membership_id = (*id, line.at_us);
+                    current.insert(line.who.clone(), membership_id);
                     let membership = Membership {
                         label: line.who.clone(),
                         to_us: None,
                     };
-                    history.memberships.insert(*id, membership);
+                    history.memberships.insert(membership_id, membership);
                 }
                 Event::Killed => {
                     process.killed_us = Some(line.at_us);
@@ -164,6 +165,12 @@ impl History {
         }
         history.lines = lines;
         history
+    }
+
+    /// Who had this id then.
+    pub(crate) fn membership(&self, id: u64, at_us: u64) -> Option<&Membership> {
+        let of_id = self.memberships.range((id, 0)..=(id, at_us));
+        of_id.map(|(_, membership)| membership).next_back()
     }
 
     /// Whether something was done to a process before `at_us` that may cost its place.

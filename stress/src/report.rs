@@ -188,10 +188,13 @@ fn middle_and_last_ms(times: impl Iterator<Item = (u64, u64)>) -> (u64, u64) {
 
 /// For each member that was killed: from when to when others committed nothing without it.
 fn recoveries(history: &History) -> impl Iterator<Item = (u64, u64)> {
-    let killed = history.memberships.iter().filter_map(|(id, membership)| {
-        let killed_us = history.processes.get(&membership.label)?.killed_us?;
-        (membership.to_us == Some(killed_us)).then_some((*id, killed_us))
-    });
+    let killed = history
+        .memberships
+        .iter()
+        .filter_map(|((id, _), membership)| {
+            let killed_us = history.processes.get(&membership.label)?.killed_us?;
+            (membership.to_us == Some(killed_us)).then_some((*id, killed_us))
+        });
     killed.filter_map(|(id, killed_us)| {
         let goes_on = |line: &&Line| {
             line.at_us > killed_us

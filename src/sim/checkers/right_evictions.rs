@@ -21,8 +21,6 @@ use crate::sim::Strike;
 use crate::sim::history::{Event, Life, ProcessId, Record, WorldTime};
 use crate::types::PeerId;
 
-const MASTER: ProcessId = ProcessId(0);
-
 /// What a detection may take for death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tolerance {
@@ -107,7 +105,7 @@ impl Checker for RightEvictions {
             Event::EpochOpened { .. } => {
                 self.accepted.insert((process, self.peers.life(process)));
             }
-            Event::Died if process == MASTER => self.master_died = Some(at),
+            Event::Died if process.is_master() => self.master_died = Some(at),
             Event::NewRun => {
                 self.accepted.clear();
                 self.left_out.clear();
@@ -156,7 +154,8 @@ impl RightEvictions {
             || self.misbehaving.contains(&process)
             || lost_to_liars
             || self.was_out(at, process)
-            || self.was_out(at, MASTER)
+            || self.was_out(at, ProcessId::MASTER)
+            || self.was_out(at, ProcessId::STANDBY)
             || self.was_reset_twice(at, process);
         if right {
             return Ok(());
@@ -189,7 +188,9 @@ impl RightEvictions {
             return false;
         };
         let recent = |time: &WorldTime| self.is_recent(at, *time);
-        resets.get(&MASTER).is_some_and(recent)
+        let masters = [ProcessId::MASTER, ProcessId::STANDBY];
+        let by_master = masters.iter().filter_map(|master| resets.get(master));
+        by_master.into_iter().any(recent)
             && resets.values().filter(|time| recent(time)).count() >= 2
     }
 

@@ -1,7 +1,8 @@
 //! Who is silent for good is out of the run within the limit of silence, counted from the last thing
 //! that went wrong anywhere: so long and no longer may the dead hold the others up.
 //!
-//! Connections that time out would end it as well, later.
+//! Connections that time out would end it as well, later. Where there is a second master the first one
+//! may end its rule instead, and wait for a majority: such worlds are not looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,13 +13,12 @@ use super::right_evictions::Tolerance;
 use crate::sim::history::{Event, ProcessId, Record, WorldTime};
 use crate::types::PeerId;
 
-const MASTER: ProcessId = ProcessId(0);
-
 /// See the module's text.
 #[derive(Debug)]
 pub struct SilencesEnd {
     limit: Duration,
     is_without_master: bool,
+    has_standby: bool,
     peers: Peers,
     /// As the master would have them.
     members: BTreeSet<PeerId>,
@@ -34,6 +34,7 @@ impl SilencesEnd {
         Self {
             limit: tolerance.silence,
             is_without_master: false,
+            has_standby: false,
             peers: Peers::default(),
             members: BTreeSet::new(),
             silent: BTreeMap::new(),
@@ -61,7 +62,8 @@ impl Checker for SilencesEnd {
             | Event::Healed
             | Event::Struck { .. } => self.troubled_at = record.at,
             // Nobody looks while it is away, or as long as too few have come back to it.
-            Event::Died if record.process == MASTER => self.is_without_master = true,
+            Event::Died if record.process.is_master() => self.is_without_master = true,
+            Event::Started if record.process == ProcessId::STANDBY => self.has_standby = true,
             Event::MasterRules => {
                 self.is_without_master = false;
                 self.troubled_at = record.at;
@@ -83,7 +85,7 @@ impl Checker for SilencesEnd {
         }
         // Where nobody is left there is nobody to hold up, and no next epoch to be left out of.
         let is_alone = self.silent.len() == self.members.len();
-        let holds_up = !is_alone && !self.is_without_master;
+        let holds_up = !is_alone && !self.is_without_master && !self.has_standby;
         match self.silent.first_key_value() {
             Some((peer, process)) if holds_up && self.troubled_at + self.limit < record.at => {
                 Err(format!(

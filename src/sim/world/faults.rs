@@ -16,7 +16,7 @@ pub(super) enum Undo {
     Thaw(ProcessId),
     Mend(Vec<(Machine, Machine)>, Vec<ProcessId>),
     Quicken(Machine, Machine),
-    ReturnMaster,
+    ReturnMaster(ProcessId),
 }
 
 impl<S: Script> World<'_, S> {
@@ -100,20 +100,39 @@ impl<S: Script> World<'_, S> {
                 self.network.set_path(from, to, slow);
                 self.later(length, Undo::Quicken(from, to));
             }),
-            FaultKind::KillMaster { lag, away } => {
+            FaultKind::KillMaster { standby, lag, away } => {
+                let master = match standby {
+                    true => ProcessId::STANDBY,
+                    false => MASTER,
+                };
                 // Its address must be free by the time that it is to be there again.
                 let has_time = self.now + lag + CLOSING < self.plan.calm_at;
-                if !self.master_lives() || !has_time {
+                if !self.lives(master) || !has_time {
                     return Ok(true);
                 }
-                self.say(MASTER, fault);
-                self.note(MASTER, Event::Died);
-                self.network.process_died(MASTER, lag);
-                if let Some(process) = self.processes.get_mut(&MASTER) {
+                self.say(master, fault);
+                self.note(master, Event::Died);
+                self.network.process_died(master, lag);
+                if let Some(process) = self.processes.get_mut(&master) {
                     process.kill();
                 }
-                self.later(away.max(lag + CLOSING), Undo::ReturnMaster);
+                self.later(away.max(lag + CLOSING), Undo::ReturnMaster(master));
                 Some(())
+            }
+            FaultKind::Split { sides, length } => {
+                let living = self.processes.values().filter(|process| process.is_alive());
+                let places = living.zip(0u32..);
+                let (here, there): (Vec<_>, Vec<_>) = places
+                    .map(|(process, place)| (process.id, process.machine, place))
+                    .partition(|(.., place)| sides >> (place % 64) & 1 == 0);
+                let pairs = here.iter().flat_map(|(_, from, _)| {
+                    let others = there.iter().map(|(_, to, _)| *to);
+                    others.flat_map(|to| [(*from, to), (to, *from)])
+                });
+                let cuts: Vec<_> = pairs.filter(|(from, to)| from != to).collect();
+                let who: Vec<_> = here.iter().chain(&there).map(|(id, ..)| *id).collect();
+                let is_split = !cuts.is_empty();
+                is_split.then(|| self.cut(cuts, who, length, fault))
             }
             FaultKind::Start { in_its_place } => {
                 let machine = in_its_place.then(|| self.vacant.pop()).flatten();
@@ -125,8 +144,8 @@ impl<S: Script> World<'_, S> {
         Ok(struck.is_some())
     }
 
-    fn master_lives(&self) -> bool {
-        self.processes.get(&MASTER).is_some_and(Process::is_alive)
+    fn lives(&self, process: ProcessId) -> bool {
+        self.processes.get(&process).is_some_and(Process::is_alive)
     }
 
     fn kill(&mut self, victim: ProcessId, lag: Duration, fault: &Fault) {
@@ -223,7 +242,7 @@ impl<S: Script> World<'_, S> {
                     };
                     self.network.set_path(from, to, path);
                 }
-                Undo::ReturnMaster => self.begin(MASTER, MASTER_MACHINE)?,
+                Undo::ReturnMaster(master) => self.begin(master, self.machine(master))?,
             }
         }
         Ok(())

@@ -55,7 +55,7 @@ fn untold(history: &History, line: &Line, told: &[u64]) -> Vec<(String, Vec<Line
     let untold = contributors.iter().filter(|id| !told.contains(id));
     untold
         .filter_map(|id| {
-            let membership = history.memberships.get(id)?;
+            let membership = history.membership(*id, line.at_us)?;
             let lives = membership.to_us.is_none()
                 || membership
                     .to_us
