@@ -60,6 +60,7 @@ impl Instance {
         let master = Master::new(master_config(), RunId(7), 1, [7; 32], now);
         let world = World {
             faults_left: 0,
+            starts: 0,
             now,
             cut: BTreeSet::new(),
             complained: BTreeMap::new(),
@@ -194,7 +195,8 @@ fn concerns_nobody(state: &State, action: &Action) -> bool {
         let mut running = other.running.values();
         running.any(|running| running.ring.contains(&id) && !running.finished)
     };
-    node.epoch.is_some() && !state.is_in_run(*index) && !others().any(reduces)
+    let is_out = !state.is_in_run(*index) && state.world.starts == 0;
+    node.epoch.is_some() && is_out && !others().any(reduces)
 }
 
 /// A node speaks of a lower tag right after a higher one. The messages commute, as operations with
@@ -232,6 +234,7 @@ fn is_calm(state: &State) -> bool {
             || matches!(node.update, Once::Wanted | Once::Calling)
     };
     state.world.faults_left == 0
+        && state.master.rules()
         && state.world.complaint.is_none()
         && !state.nodes.iter().any(|node| node.lives() && changes(node))
         && living.all(|(index, node)| match node.lives() {

@@ -71,7 +71,7 @@ mod walks;
 use std::time::Instant;
 
 use instance::Instance;
-use moves::{ABRUPT, ALL, DISTINCT, MISHAPS};
+use moves::{ABRUPT, ALL, CRASHES, DISTINCT, Kind, MISHAPS};
 use stateright::{Checker, Model};
 
 /// Looks at every state, and says how many there were.
@@ -158,6 +158,26 @@ fn four_peers_and_one_fault() {
         ..Instance::of(4)
     };
     check("4 peers, 1 tag, 1 fault", instance);
+}
+
+#[test]
+fn two_peers_whose_master_dies_and_two_faults() {
+    let instance = Instance {
+        faults: 2,
+        kinds: CRASHES,
+        ..Instance::of(2)
+    };
+    check("2 peers, 1 tag, 2 faults, masters die", instance);
+}
+
+#[test]
+fn three_peers_of_whom_one_dies_and_their_master() {
+    let instance = Instance {
+        faults: 2,
+        kinds: &[Kind::RestartMasterOnce, Kind::Kill],
+        ..Instance::of(3)
+    };
+    check("3 peers, 1 tag, a master and a peer die", instance);
 }
 
 #[test]

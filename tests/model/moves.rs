@@ -27,6 +27,8 @@ pub(crate) enum Action {
     GiveUpOn(usize),
     /// A node has waited for the master for too long.
     GiveUpMaster(usize),
+    /// The master that has come waits for those who are not back for as long as it does.
+    Listen,
     /// The second testimony about a link that cannot be made has had its time.
     Judge,
     /// Something breaks; the budget counts these.
@@ -51,6 +53,8 @@ pub(crate) enum Fault {
     Cancel(usize),
     /// The caller ends its part in the run at once.
     Close(usize),
+    /// The master dies, and is started again in memory of nothing.
+    RestartMaster,
 }
 
 /// Which faults an instance has.
@@ -63,6 +67,9 @@ pub(crate) enum Kind {
     CutLink,
     Cancel,
     Close,
+    RestartMaster,
+    /// Once at most.
+    RestartMasterOnce,
 }
 
 /// What the network and the machines do.
@@ -92,6 +99,9 @@ pub(crate) const DISTINCT: &[Kind] = &[Kind::Kill, Kind::Silence, Kind::Report, 
 /// The two ways in which an operation ends at once.
 pub(crate) const ABRUPT: &[Kind] = &[Kind::Kill, Kind::Report];
 
+/// The master dies, and so do peers, or they are not heard.
+pub(crate) const CRASHES: &[Kind] = &[Kind::RestartMaster, Kind::Kill, Kind::Silence];
+
 impl State {
     /// All that may happen next, without any reduction.
     pub(crate) fn enabled(&self, kinds: &[Kind]) -> Vec<Action> {
@@ -115,6 +125,9 @@ impl State {
                         actions.push(Action::GiveUpMaster(index));
                     }
                 }
+                Line::Up(_) if node.lives() && node.epoch.is_some() && !self.master.rules() => {
+                    actions.push(Action::GiveUpMaster(index));
+                }
                 Line::Deaf(_) if node.lives() => actions.push(Action::NoticeSilence(index)),
                 _ => {}
             }
@@ -124,6 +137,9 @@ impl State {
         }
         if self.world.complaint.is_some() {
             actions.push(Action::Judge);
+        }
+        if !self.master.rules() {
+            actions.push(Action::Listen);
         }
         if self.world.faults_left > 0 {
             self.faults(kinds, &mut actions);
@@ -179,6 +195,10 @@ impl State {
 
     fn faults(&self, kinds: &[Kind], actions: &mut Vec<Action>) {
         let mut add = |fault| actions.push(Action::Fault(fault));
+        let may_restart_once = kinds.contains(&Kind::RestartMasterOnce) && self.world.starts == 0;
+        if kinds.contains(&Kind::RestartMaster) || may_restart_once {
+            add(Fault::RestartMaster);
+        }
         for (index, node) in self.nodes.iter().enumerate() {
             if !node.lives() || node.connect == Once::Wanted {
                 continue;

@@ -106,6 +106,10 @@ impl State {
             op.epoch < active || op.epoch == active && op.n < settled
         };
         match &frame.message {
+            // Kept until it rules, in the order in which one peer said it.
+            message if !self.master.rules() => {
+                !matches!(message, ToMaster::Report(_) | ToMaster::Promised { .. })
+            }
             ToMaster::EpochAcknowledged { epoch } | ToMaster::Wired { epoch } => {
                 self.world.proposed.is_none_or(|proposed| *epoch < proposed)
             }

@@ -306,6 +306,8 @@ pub(crate) struct Ended {
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct World {
     pub(crate) faults_left: u8,
+    /// How often the master was started again.
+    pub(crate) starts: u8,
     /// The master's clock. Peers have theirs.
     pub(crate) now: Timestamp,
     /// Pairs of nodes between which no link can be made, the lower first.

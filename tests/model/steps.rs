@@ -1,13 +1,16 @@
 //! What a step does to a state.
 
-use pccl::Timestamp;
+use std::collections::BTreeSet;
+
+use pccl::protocol::master::{Master, MasterConfig};
 use pccl::protocol::peer::{Command, LinkLoss};
 use pccl::protocol::{master, peer};
 use pccl::wire::control::{LinkFault, ToPeer};
+use pccl::{OperationId, PeerId, RunId, Timestamp};
 
 use super::driving::{CONNECT, DEADLINE, OTHER, UPDATE, master_config, nothing_but};
 use super::moves::{Action, Fault};
-use super::state::{Line, Once, State};
+use super::state::{Line, Once, Shared, State};
 
 impl State {
     /// Does one thing, and what follows from it by itself.
@@ -58,6 +61,16 @@ impl State {
                 // That it is gone shows nowhere before the master gives up on it, too.
                 if self.is_in_run(node) {
                     self.pass_at_master(master_config().resume_grace, node);
+                }
+            }
+            Action::Listen => {
+                let before = self.clone();
+                let config = master_config();
+                let patience = config.silence_ceiling + config.resume_grace;
+                self.pass_at_master(patience + config.heartbeat_interval, usize::MAX);
+                // Waiting in vain is waiting: the time that has passed means nothing.
+                if !self.master.rules() {
+                    *self = before;
                 }
             }
             Action::Judge => {
@@ -132,6 +145,7 @@ impl State {
                 self.world.change().uneven = true;
                 self.command(index, OTHER, Command::Cancel);
             }
+            Fault::RestartMaster => self.restart_master(),
             Fault::Close(index) => {
                 // What it said before is heard before it goes.
                 while !self.nodes[index].up.is_empty() {
@@ -141,6 +155,54 @@ impl State {
                 self.command(index, OTHER, Command::Close);
             }
         }
+    }
+
+    fn restart_master(&mut self) {
+        let starts = self.world.starts + 1;
+        let run = RunId(7000 + u64::from(starts));
+        let config = MasterConfig {
+            // Longer than anybody waits: there is one run.
+            recovery_window: DEADLINE,
+            ..master_config()
+        };
+        let master = Master::new(config, run, 1, [100 + starts; 32], self.world.now);
+        self.master = Shared::new(master);
+        self.forget_what_nobody_knows();
+        self.world.change().starts = starts;
+        for index in 0..self.nodes.len() {
+            self.nodes[index].change().touched = true;
+            if matches!(self.nodes[index].line, Line::Up(_)) {
+                let reason = "reset".to_owned();
+                self.tell_peer(index, peer::Input::Disconnected { reason });
+            }
+        }
+    }
+
+    /// What a master told to nobody who is left happened to nobody.
+    fn forget_what_nobody_knows(&mut self) {
+        let living = || self.nodes.iter().filter(|node| node.lives());
+        let is_known = |op: &OperationId| {
+            living().any(|node| node.heard.contains(op) || node.epoch > Some(op.epoch))
+        };
+        let active = living().filter_map(|node| node.epoch).max();
+        let voters = active.and_then(|epoch| self.world.rings.get(&epoch));
+        let voters: BTreeSet<PeerId> = voters.into_iter().flatten().copied().collect();
+        let decided = self.world.decided.clone().into_iter();
+        let decided = decided.filter(|(op, _)| is_known(op)).collect();
+        let ends = self.world.ends.clone().into_iter();
+        let ends = ends.filter(|(op, _)| is_known(op)).collect();
+        let world = self.world.change();
+        world.decided = decided;
+        world.ends = ends;
+        world.active = active;
+        world.voters = voters;
+        // Without lanes there is no second witness of who died before it came.
+        world.agreed.clear();
+        world.proposed = None;
+        world.to_decide.clear();
+        world.acknowledged.clear();
+        world.complaint = None;
+        world.settled.clear();
     }
 
     /// Its vote for the next epoch counts as given.

@@ -34,9 +34,9 @@ const ONE_OUTCOME: Caught = &[
 /// Seen by I4.
 const CONTRIBUTIONS: Caught = &[
     (Mutation::SettleAtFirstDone, &[4]),
-    (Mutation::ReuseEpochNumber, &[21]),
+    (Mutation::ReuseEpochNumber, &[100]),
     (Mutation::CommitAllAtEpochEnd, &[5, 1, 6, 4]),
-    (Mutation::TakeRepeats, &[24]),
+    (Mutation::TakeRepeats, &[56]),
     (Mutation::TakeTornSegments, &[68, 8, 56, 104]),
     (Mutation::TakeStaleFrames, &[68, 16, 56, 52]),
     (Mutation::DropDescriptorCheck, &[667, 59, 127, 263]),
@@ -48,7 +48,7 @@ const CONTRIBUTIONS: Caught = &[
 
 /// Seen by I5.
 const STATE_PARITY: Caught = &[
-    (Mutation::SettleWhileChanging, &[0]),
+    (Mutation::SettleWhileChanging, &[32]),
     (Mutation::CommitSyncAtFirstReceived, &[0, 31, 28, 4]),
     (Mutation::SayReceivedTooEarly, &[1, 4, 2, 3]),
     (Mutation::RevisionByTwo, &[3, 1, 0]),
@@ -61,9 +61,9 @@ const BOUNDED_BLOCKING: Caught = &[
     (Mutation::ReuseEpochNumber, &[8, 19, 7]),
     (Mutation::SettleWhileChanging, &[1]),
     (Mutation::KeepUnlisted, &[88, 32, 78, 98]),
-    (Mutation::ResumeSaysNothing, &[93, 14, 121]),
+    (Mutation::ResumeSaysNothing, &[179]),
     (Mutation::GoOnWithoutTheAbsent, &[792]),
-    (Mutation::AnswerNobodyBehind, &[337]),
+    (Mutation::RuleBesideStandbys, &[29, 88, 143, 93]),
     (Mutation::NeverReplaceProposal, &[8, 12, 19, 7]),
     (Mutation::NoResendAfterBrokenLane, &[49, 56, 16, 8]),
     (Mutation::NoGrant, &[5, 49, 41, 46]),
@@ -72,7 +72,7 @@ const BOUNDED_BLOCKING: Caught = &[
 
 /// Seen by I7.
 const ABORT_LEAVES_NOTHING: Caught = &[
-    (Mutation::RestartWithoutRollBack, &[88]),
+    (Mutation::RestartWithoutRollBack, &[152]),
     (Mutation::SkipRollBack, &[7, 1, 4, 8]),
     (Mutation::PutBackFirstSegmentOnly, &[1, 4, 8, 10]),
     (Mutation::ReplyBeforeRollBack, &[7, 1, 4, 8]),
@@ -95,7 +95,6 @@ const RIGHT_EVICTIONS: Caught = &[
 
 /// Seen by a checker without a number.
 const SILENCES_END: Caught = &[
-    (Mutation::GoOnWithoutTheAbsent, &[724]),
     (Mutation::NeverReplaceProposal, &[20]),
     (Mutation::IgnoreSilence, &[7, 15, 6, 16]),
 ];

@@ -20,7 +20,17 @@ pub(super) fn check(history: &History) -> Vec<(String, Vec<Line>)> {
         };
         match &line.event {
             Event::Gone { id, .. } => judge(Some(*id), &line.who, "lost its place"),
-            Event::NotConnected { .. } => judge(None, &line.who, "was turned away"),
+            // A newcomer goes where one that is in the run cannot be reached.
+            Event::NotConnected { error } => {
+                let named = error.split('"').skip(1).step_by(2);
+                let is_of_others = error.contains("no link can be made")
+                    && named
+                        .into_iter()
+                        .any(|label| history.was_hurt(label, line.at_us));
+                if !is_of_others {
+                    judge(None, &line.who, "was turned away");
+                }
+            }
             Event::Failed { lost, .. } => {
                 for lost in lost {
                     judge(Some(lost.id), &lost.label, "is named as lost");
