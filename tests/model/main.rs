@@ -211,6 +211,27 @@ fn random_walks_of_five_peers() {
 }
 
 #[test]
+fn random_walks_of_five_peers_whose_master_dies() {
+    let seeds = if cfg!(debug_assertions) { 10 } else { 2000 };
+    let instance = Instance {
+        tags: 2,
+        rounds: 2,
+        faults: 4,
+        kinds: &[
+            Kind::RestartMaster,
+            Kind::Kill,
+            Kind::Break,
+            Kind::Silence,
+            Kind::Report,
+        ],
+        in_full: true,
+        ..Instance::of(5)
+    };
+    let steps = walks::walk(&instance, 0..seeds);
+    println!("5 peers, 2 tags, 4 faults, masters die: {steps} steps");
+}
+
+#[test]
 #[ignore = "takes minutes; see docs/TESTING.md"]
 fn two_peers_one_newcomer_and_two_faults() {
     let instance = Instance {

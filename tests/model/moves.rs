@@ -2,7 +2,7 @@
 
 use pccl::OperationId;
 
-use super::state::{Line, Once, State, Use};
+use super::state::{Line, Node, Once, Shared, State, Use};
 
 /// One step. Nodes are numbered from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +138,8 @@ impl State {
         if self.world.complaint.is_some() {
             actions.push(Action::Judge);
         }
-        if !self.master.rules() {
+        let is_up = |node: &Shared<Node>| node.lives() && matches!(node.line, Line::Up(_));
+        if !self.master.rules() && self.nodes.iter().any(is_up) {
             actions.push(Action::Listen);
         }
         if self.world.faults_left > 0 {
