@@ -111,8 +111,7 @@ impl Driver {
                 builder
             }
         }
-        .enable_io()
-        .enable_time()
+        .enable_all()
         .build()
         .map_err(system)?;
         let (mut driver, running) = Self::prepare(host, config, listener);

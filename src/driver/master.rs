@@ -58,13 +58,10 @@ pub enum MasterError {
         /// What the system said.
         reason: String,
     },
-    /// The state directory cannot be used: it is damaged, not one, or in use. **Next:** if it is in
-    /// use, end the other master; otherwise move it away and start again: the peers of the run know
-    /// all that the next master must.
-    #[error(
-        "state directory {}: {reason}; move it away to start without it: peers that are alive know all that is needed",
-        path.display()
-    )]
+    /// The state directory cannot be used: it is damaged, not one, or in use. **Next:** what the
+    /// reason says: end the other master, or move the directory away and start again, as the peers of
+    /// the run know all that the next master must.
+    #[error("state directory {}: {reason}", path.display())]
     StateDirectory {
         /// Which.
         path: PathBuf,
@@ -127,8 +124,7 @@ impl Master {
         getrandom::fill(&mut secret.0)
             .map_err(|error| MasterError::System(std::io::Error::other(error.to_string())))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
+            .enable_all()
             .build()
             .map_err(MasterError::System)?;
         let (stop, stopped) = oneshot::channel();

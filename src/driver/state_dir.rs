@@ -57,11 +57,15 @@ impl StateDir {
             .open(directory.join("lock"))
             .map_err(|error| failed("open `lock` in it", error))?;
         lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => "another master uses it".to_owned(),
+            TryLockError::WouldBlock => {
+                "another master uses it; end that one, or give this one its own".to_owned()
+            }
             TryLockError::Error(error) => failed("lock it", error),
         })?;
         let memory = match read(&directory.join(FILE)) {
-            Ok(bytes) => Some(parse(&bytes)?),
+            Ok(bytes) => Some(parse(&bytes).map_err(|damage| {
+                format!("{damage}; move it away to start without it: peers that are alive know all that is needed")
+            })?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(&format!("read `{FILE}` in it"), error)),
         };

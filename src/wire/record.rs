@@ -2,7 +2,7 @@
 
 use prost::{Message as _, Oneof};
 
-use super::control::{DecodeError, Frame, Message, Reign, Report, ToPeer};
+use super::control::{DecodeError, Frame, Message, Reign, Report, ToMaster, ToPeer};
 use crate::types::{GroupId, RunId};
 
 /// One thing that a master is about to tell somebody, or has been told.
@@ -77,7 +77,6 @@ fn unnumbered<M>(message: M) -> Frame<M> {
 impl Record {
     /// The record as it is written.
     pub fn encode(&self) -> Vec<u8> {
-        use super::control::ToMaster;
         let kind = match self {
             Record::Ruling { run, reign } => Kind::Ruling(Ruling {
                 run: run.0,
@@ -98,7 +97,6 @@ impl Record {
 
     /// What was written.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        use super::control::ToMaster;
         let none = || DecodeError::Malformed("a record of no kind".to_owned());
         Ok(match Proto::decode(bytes)?.kind.ok_or_else(none)? {
             Kind::Ruling(ruling) => Record::Ruling {

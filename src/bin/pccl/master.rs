@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &MasterArguments) -> ExitCode {
     // Whoever started this may read one line and close the pipe.
     let _ = writeln!(std::io::stdout(), "listening on {}", master.local_addr());
     match handover::wait(arguments.state_dir.as_deref()) {
-        Ok(()) => {
+        Ok(_asked) => {
             master.hand_over();
             ExitCode::SUCCESS
         }
@@ -101,11 +101,13 @@ pub(crate) fn run(arguments: &MasterArguments) -> ExitCode {
 /// only those reach it who may write there.
 mod handover {
     use std::io::{self, Read};
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::Path;
+    use std::sync::mpsc::{self, Sender};
+    use std::thread;
 
-    use tokio::net::UnixListener;
-    use tokio::signal::unix::{SignalKind, signal};
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::iterator::Signals;
 
     const SOCKET: &str = "handover.sock";
 
@@ -116,32 +118,34 @@ mod handover {
         stream.read_to_end(&mut Vec::new()).map(drop)
     }
 
-    /// Until the master is to end. Whoever asked for it sees the connection close with the process.
-    pub(super) fn wait(state_dir: Option<&Path>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()?;
-        runtime.block_on(async {
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let asked = async {
-                let Some(directory) = state_dir else {
-                    return std::future::pending().await;
-                };
-                let path = directory.join(SOCKET);
-                // That of a master before: the directory is ours alone.
-                let _ = std::fs::remove_file(&path);
-                let (stream, _) = UnixListener::bind(&path)?.accept().await?;
-                let _ = std::fs::remove_file(&path);
-                // Stays open until the process has ended.
-                std::mem::forget(stream.into_std()?);
-                Ok(())
-            };
-            tokio::select! {
-                _ = terminate.recv() => Ok(()),
-                _ = interrupt.recv() => Ok(()),
-                asked = asked => asked,
+    /// Until the master is to end; gives the connection of whoever asked for it, to be kept open
+    /// until it has.
+    pub(super) fn wait(state_dir: Option<&Path>) -> io::Result<Option<UnixStream>> {
+        let (asked, orders) = mpsc::channel();
+        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        let by_signal = asked.clone();
+        thread::spawn(move || {
+            if signals.forever().next().is_some() {
+                let _ = by_signal.send(None);
             }
-        })
+        });
+        if let Some(directory) = state_dir {
+            listen(directory, asked)?;
+        }
+        orders.recv().map_err(io::Error::other)
+    }
+
+    fn listen(directory: &Path, asked: Sender<Option<UnixStream>>) -> io::Result<()> {
+        let path = directory.join(SOCKET);
+        // That of a master before: the directory is ours alone.
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path)?;
+        thread::spawn(move || {
+            if let Ok((stream, _)) = listener.accept() {
+                let _ = std::fs::remove_file(&path);
+                let _ = asked.send(Some(stream));
+            }
+        });
+        Ok(())
     }
 }
