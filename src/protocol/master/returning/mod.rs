@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::{ConnectionId, Master, Output};
+use super::{ConnectionId, Master, Output, secret};
 use crate::mutation::{Mutation, mutated};
 use crate::types::{PeerId, PeerName, RunId, Timestamp};
 use crate::wire::control::{Hello, Join, Reign, ToMaster, ToPeer, Welcome};
@@ -311,7 +311,11 @@ impl Master {
             config.recovery_window = config.silence_ceiling;
         }
         let seed = blake3::derive_key("pccl 2026 a start of a master", &self.seed);
-        let mut anew = Master::new(config, self.run, above.saturating_add(1), seed, self.now);
+        // If nobody comes, what begins is not the run of before.
+        let mut run = [0; 8];
+        run.copy_from_slice(&secret(&seed, "run", &[])[..8]);
+        let run = RunId(u64::from_le_bytes(run));
+        let mut anew = Master::new(config, run, above.saturating_add(1), seed, self.now);
         let open = self.connections.keys().copied();
         let closed = open.map(|connection| Output::Close { connection });
         anew.memory.clone_from(&self.memory);
