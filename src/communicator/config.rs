@@ -207,16 +207,12 @@ impl Config {
         if self.standby_masters.len() >= MASTERS_MAX {
             return invalid("standby_masters", format!("more than {}", MASTERS_MAX - 1));
         }
-        for (number, address) in self.masters().iter().enumerate() {
+        let masters = self.masters();
+        for (number, address) in masters.iter().enumerate() {
             if !is_host_and_port(address) {
                 return invalid("standby_masters", format!("{address:?} is not host:port"));
             }
-            if self
-                .masters()
-                .iter()
-                .take(number)
-                .any(|other| other == address)
-            {
+            if masters.iter().take(number).any(|other| other == address) {
                 return invalid("standby_masters", format!("{address:?} is there twice"));
             }
         }

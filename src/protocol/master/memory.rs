@@ -199,7 +199,12 @@ impl Master {
             reign: self.reign,
         });
         self.remember_next_peer();
-        for report in newest.into_values() {
+        for mut report in newest.into_values() {
+            // Secrets of links stay with the two that have them.
+            let known = [&mut report.active, &mut report.proposed];
+            for proposal in known.into_iter().flatten() {
+                proposal.links.clear();
+            }
             self.remember(Record::Known(Box::new(report)));
         }
     }

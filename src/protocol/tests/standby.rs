@@ -6,6 +6,8 @@ use super::cluster::{Cluster, GRACE, reduce};
 use crate::error::Gone;
 use crate::protocol::peer::{Command, Reply};
 use crate::types::GroupId;
+use crate::wire::control::Proposal;
+use crate::wire::record::Record;
 
 const UPDATED: Option<Reply> = Some(Reply::Membership(Ok(())));
 
@@ -212,4 +214,23 @@ fn a_master_hands_over_to_the_one_after_it_as_well() {
     for (node, call) in calls.into_iter().enumerate() {
         assert_succeeded(&[cluster.reply(node, call).cloned()]);
     }
+}
+
+#[test]
+fn no_secret_of_a_link_is_written_down() {
+    let mut cluster = Cluster::of(3);
+    cluster.kill_master();
+    cluster.start_master_with(0, cluster.disk(0));
+    cluster.pass(Duration::from_secs(1));
+    assert!(cluster.master().rules());
+    let records = cluster.disk(0).unwrap().records();
+    let links = |proposal: &Option<Proposal>| proposal.as_ref().map_or(0, |p| p.links.len());
+    let mut groups = 0;
+    for record in records {
+        if let Record::Known(report) = record {
+            groups += 1;
+            assert_eq!((links(&report.active), links(&report.proposed)), (0, 0));
+        }
+    }
+    assert_eq!(groups, 1);
 }

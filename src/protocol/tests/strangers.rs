@@ -55,6 +55,10 @@ fn reduce_beside(messages: impl Fn(OperationId) -> Vec<ToMaster>, strangers: usi
     }
 }
 
+fn accepted(cluster: &Cluster) -> usize {
+    cluster.master().rings().values().map(Vec::len).sum()
+}
+
 #[test]
 fn a_stranger_that_begins_something_else_under_a_tag_makes_no_mismatch() {
     let begun = |op| {
@@ -93,15 +97,7 @@ fn a_stranger_is_no_second_witness_of_a_death() {
     }
     cluster.break_connection(1);
     cluster.run();
-    assert_eq!(
-        cluster
-            .master()
-            .rings()
-            .values()
-            .map(Vec::len)
-            .sum::<usize>(),
-        3
-    );
+    assert_eq!(accepted(&cluster), 3);
     assert_eq!(cluster.nodes[1].peer.gone(), None);
 }
 
@@ -175,13 +171,5 @@ fn no_number_is_too_large_to_be_said() {
             }
         }
     }
-    assert_eq!(
-        cluster
-            .master()
-            .rings()
-            .values()
-            .map(Vec::len)
-            .sum::<usize>(),
-        3
-    );
+    assert_eq!(accepted(&cluster), 3);
 }

@@ -30,17 +30,19 @@ impl Master {
         for (group, settlement) in remembered.outcomes {
             known.insert((group, settlement.number), settlement);
         }
-        let reports = accepted.iter().filter_map(|peer| {
-            let member = self.members.get(peer)?;
-            member.report.as_deref()
-        });
-        for report in reports.chain(&remembered.reports) {
-            let is_remembered = report.name.id == PeerId::default();
+        let reports: Vec<&Report> = accepted
+            .iter()
+            .filter_map(|peer| self.members.get(peer)?.report.as_deref())
+            .collect();
+        for report in &reports {
             for settlement in &report.outcomes {
-                if Some(settlement.op.epoch) == epoch && !is_remembered {
+                if Some(settlement.op.epoch) == epoch {
                     known.insert((report.group, settlement.number), settlement.clone());
                 }
             }
+        }
+        // What peers say comes first: of two answers of a number the first one stays.
+        for report in reports.into_iter().chain(&remembered.reports) {
             let completed = &report.completed;
             let pending = (completed.counts.pendings, &completed.pending);
             let sync = (completed.counts.syncs, &completed.sync);

@@ -175,17 +175,17 @@ impl Master {
             .unwrap_or_default();
         let mut highest = self.members.keys().next_back().map_or(0, |peer| peer.0);
         let reports = self.reports();
-        let remembered = self
-            .remembered()
-            .map(|report| (report.name.id, report.clone()));
-        let reports = reports.map(|(p, r)| (*p, r.clone())).chain(remembered);
-        let reports: Vec<(PeerId, Report)> = reports.collect();
+        let remembered = self.remembered().map(|report| (None, report.clone()));
+        let reports = reports.map(|(p, r)| (Some(*p), r.clone()));
+        // What was written down is nobody's.
+        let reports: Vec<(Option<PeerId>, Report)> = reports.chain(remembered).collect();
         for (peer, report) in &reports {
             for proposal in [&report.active, &report.proposed].into_iter().flatten() {
                 let known = self.members_of(proposal);
                 highest = highest.max(known.keys().next_back().map_or(0, |peer| peer.0));
+                let Some(peer) = *peer else { continue };
                 for link in &proposal.links {
-                    let pair = (*peer.min(&link.peer.id), *peer.max(&link.peer.id));
+                    let pair = (peer.min(link.peer.id), peer.max(link.peer.id));
                     self.link_secrets.insert(pair, link.secret);
                 }
             }
@@ -200,7 +200,7 @@ impl Master {
                 self.tally.learn(report.group, active.calls, 0);
             }
             // Who the run has gone on without may know a state that was lost with it.
-            if members.contains(peer) || *peer == PeerId::default() {
+            if peer.is_none_or(|peer| members.contains(&peer)) {
                 let state = self.shared_state.entry(report.group).or_default();
                 state.expected = state.expected.max(report.expected);
             }
