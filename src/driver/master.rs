@@ -15,6 +15,8 @@ use super::control::{ControlWriter, FromControl};
 use super::host::Host;
 #[cfg(feature = "sim")]
 use super::host::observer::Observed;
+#[cfg(feature = "sim")]
+use super::state_dir::Disk;
 use super::state_dir::StateDir;
 use crate::protocol::master::{
     self as machine, ConnectionId, Input, MasterConfig, Output, Solution, SolveRequest,
@@ -99,7 +101,7 @@ impl Master {
 
     /// As [`bind`](Self::bind), with settings.
     ///
-    /// Nobody can come back to a port that the system picks: there `recovery_window` is zero.
+    /// Nobody can come back to a port that the system picks: there a new run begins.
     pub fn bind_with(address: SocketAddr, config: MasterConfig) -> Result<Self, MasterError> {
         check(&config)?;
         let config = match address.port() {
@@ -220,9 +222,10 @@ async fn serve(
         Ok(started) => started,
         Err(error) => return warn!(%error, "the master cannot accept"),
     };
-    match config.recovery_window.as_millis() {
-        0 => info!(%address, %run, "master started; a new run begins"),
-        recovery_window_ms => info!(
+    let recovery_window_ms = config.recovery_window.as_millis();
+    match config.waits_for_a_run() {
+        false => info!(%address, %run, "master started; a new run begins"),
+        true => info!(
             %address,
             recovery_window_ms,
             "master started; waiting for peers of a run that had a master before"
@@ -253,16 +256,19 @@ async fn serve(
     running.run(incoming, queue, stop).await;
 }
 
-/// A master that is never stopped but by dropping this.
+/// A master that is never stopped but by dropping this. An error says what is wrong with its disk.
 #[cfg(feature = "sim")]
 pub(crate) async fn serve_for_ever(
     host: Host,
     listener: Listener,
     config: MasterConfig,
+    disk: Option<Box<dyn Disk>>,
     secret: Secret,
-) {
+) -> Result<(), String> {
     let (_stop, stopped) = oneshot::channel();
-    serve(host, listener, config, None, secret, stopped).await;
+    let state = disk.map(StateDir::on).transpose()?;
+    serve(host, listener, config, state, secret, stopped).await;
+    Ok(())
 }
 
 fn check(config: &MasterConfig) -> Result<(), MasterError> {

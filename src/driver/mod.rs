@@ -39,3 +39,5 @@ pub(crate) use host::observer::{Observed, Observer};
 pub use master::{Master, MasterError};
 #[cfg(feature = "sim")]
 pub(crate) use master::{Secret, listen, serve_for_ever};
+#[cfg(feature = "sim")]
+pub(crate) use state_dir::Disk;

@@ -12,6 +12,7 @@
 
 pub mod checkers;
 mod dice;
+mod disk;
 pub mod history;
 mod network;
 mod plan;
@@ -25,6 +26,7 @@ mod tests;
 mod world;
 
 pub use dice::Dice;
+pub use disk::DiskFate;
 pub use network::{Machine, Network, Path, Strike};
 pub use plan::{Fault, FaultKind, Mode, Plan, Profile};
 pub use play::{Verdict, play};

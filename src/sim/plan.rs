@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::dice::Dice;
+use super::disk::DiskFate;
 use super::history::WorldTime;
 use super::network::{Path, Strike};
 
@@ -62,6 +63,8 @@ pub struct Plan {
     pub processes: u32,
     /// Whether there is a second master.
     pub has_standby: bool,
+    /// Whether masters have state directories.
+    pub has_state_dirs: bool,
     /// What befalls them.
     pub faults: Vec<Fault>,
     /// When faults end.
@@ -139,7 +142,7 @@ pub enum FaultKind {
         /// For so long.
         length: Duration,
     },
-    /// SIGKILL for a master; it is started again later, in memory of nothing.
+    /// SIGKILL for a master; it is started again later, in memory of nothing but what its disk says.
     KillMaster {
         /// Not the first one, but its standby.
         standby: bool,
@@ -147,6 +150,8 @@ pub enum FaultKind {
         lag: Duration,
         /// It is there again after so long.
         away: Duration,
+        /// What it finds then, where it has a state directory.
+        disk: DiskFate,
     },
     /// The network falls apart in two: masters and peers on both sides.
     Split {
@@ -225,6 +230,7 @@ impl Plan {
         }
         Fault::draw_on_master(seed, (first_ms, last_ms), &mut faults);
         let has_standby = Fault::draw_on_masters(seed, (first_ms, last_ms), &mut faults);
+        let has_state_dirs = Fault::draw_on_disks(seed, &mut faults);
         faults.sort_by_key(|fault| fault.at);
         Self {
             seed,
@@ -235,6 +241,7 @@ impl Plan {
             drift_ppm: *dice.pick(&[0, 200, 10_000]),
             processes,
             has_standby,
+            has_state_dirs,
             faults,
             calm_at: WorldTime::from_ms(last_ms + 3500),
         }
@@ -260,6 +267,7 @@ impl Fault {
                 standby: false,
                 lag,
                 away,
+                disk: DiskFate::Lost,
             };
             faults.push(Self { at, kind });
         }
@@ -279,6 +287,7 @@ impl Fault {
                     standby: dice.one_in(2),
                     lag: dice.ms(0, 80),
                     away: dice.ms(100, 9000),
+                    disk: DiskFate::Lost,
                 },
                 false => FaultKind::Split {
                     sides: dice.any(),
@@ -286,6 +295,26 @@ impl Fault {
                 },
             };
             faults.push(Self { at, kind });
+        }
+        true
+    }
+
+    /// In one world of two, masters have state directories: what they find there. Dice of its own too.
+    fn draw_on_disks(seed: u64, faults: &mut [Self]) -> bool {
+        let dice = &mut Dice::new(seed, 6);
+        if !dice.one_in(2) {
+            return false;
+        }
+        for fault in faults {
+            if let FaultKind::KillMaster { disk, .. } = &mut fault.kind {
+                *disk = match dice.below(5) {
+                    0 => DiskFate::Lost,
+                    1 | 2 => DiskFate::Copied { copy: dice.any() },
+                    _ => DiskFate::Kept {
+                        unsynced_percent: dice.between(0, 100) as u8,
+                    },
+                };
+            }
         }
         true
     }

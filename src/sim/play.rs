@@ -17,7 +17,7 @@ use super::program::{self, AnyOrder, Ground, Manner, Misbehaving, Recommended, R
 use super::recorder::{Recorder, Violation};
 use super::world::{Script, Stage, World, standby_address};
 use crate::communicator::Config;
-use crate::driver::{Host, Secret};
+use crate::driver::{Disk, Host, Secret};
 use crate::protocol::master::MasterConfig;
 
 /// How long a sender waits for its bytes to get across.
@@ -25,6 +25,9 @@ const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long peers wait for their master.
 const MASTER_GRACE: Duration = Duration::from_secs(8);
+
+/// The longest that a process stands still at a time.
+const STANDS_STILL: Duration = Duration::from_secs(14);
 
 /// What came of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,8 +100,9 @@ impl Cast {
             Profile::Default => MasterConfig::default(),
             Profile::Fast => MasterConfig::fast(),
         };
-        // Longer than anybody of a run waits for its master: there are never two runs.
-        master.recovery_window = MASTER_GRACE + Duration::from_secs(4);
+        // Longer than anybody of a run waits for its master, and stands still meanwhile: there are
+        // never two runs.
+        master.recovery_window = MASTER_GRACE + Duration::from_secs(4) + STANDS_STILL;
         let tolerance = Tolerance {
             // Heartbeats under way, and the paths, add to an outage.
             outage: master.resume_grace / 2,
@@ -196,7 +200,8 @@ impl Script for Cast {
             // Neither its run nor what is drawn from its seed is known to the next.
             let secret = self.secret.map(|byte| byte.wrapping_add(seen.masters));
             seen.masters = seen.masters.wrapping_add(1);
-            return Box::pin(program::run_master(ground, config, Secret(secret)));
+            let disk = stage.disk.map(|disk| Box::new(disk) as Box<dyn Disk>);
+            return Box::pin(program::run_master(ground, config, disk, Secret(secret)));
         }
         let role = self.role(stage.seed);
         let seen = self.seen.clone();

@@ -35,10 +35,11 @@ pub fn shrink(plan: &Plan, attempts_max: u32, fails: &mut dyn FnMut(&Plan) -> bo
             run /= 2;
         }
     }
-    let simpler: [fn(&mut Plan); 4] = [
+    let simpler: [fn(&mut Plan); 5] = [
         |plan| plan.processes = plan.processes.saturating_sub(1).max(2),
         |plan| plan.lanes = 1,
         |plan| plan.drift_ppm = 0,
+        |plan| plan.has_state_dirs = false,
         |plan| plan.path.jitter = std::time::Duration::ZERO,
     ];
     for make_simpler in simpler {

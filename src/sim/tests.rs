@@ -93,13 +93,10 @@ impl Script for Reducers {
             };
             return Box::pin(async move {
                 let listener = listen(&host, stage.master).unwrap();
-                serve_for_ever(
-                    host,
-                    listener,
-                    MasterConfig::default().new_run(),
-                    Secret([7; 40]),
-                )
-                .await;
+                let config = MasterConfig::default().new_run();
+                serve_for_ever(host, listener, config, None, Secret([7; 40]))
+                    .await
+                    .unwrap();
             });
         }
         Box::pin(self.clone().reduce_for_ever(stage))

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::dice::Dice;
+use super::disk::Disk;
 use super::history::{Event, ProcessId, WorldTime};
 use super::network::{Machine, Network, Path};
 use super::plan::{Fault, Plan};
@@ -62,6 +63,8 @@ pub(crate) struct Stage {
     pub(crate) network: Network,
     pub(crate) master: SocketAddr,
     pub(crate) signals: Signals,
+    /// A master's, where it has a state directory.
+    pub(super) disk: Option<Disk>,
     /// For what the program draws itself.
     pub(crate) seed: u64,
 }
@@ -127,6 +130,8 @@ pub(crate) struct World<'a, S> {
     next_machine: u16,
     /// Machines of dead processes that another one may take.
     vacant: Vec<Machine>,
+    /// Of masters that have state directories.
+    disks: BTreeMap<ProcessId, Disk>,
     undo: BTreeMap<(WorldTime, u64), Undo>,
     cuts: BTreeMap<(Machine, Machine), u32>,
     /// How many cuts concern each process.
@@ -148,6 +153,7 @@ impl<'a, S: Script> World<'a, S> {
             next_process: 0,
             next_machine: MASTER_MACHINE.0,
             vacant: Vec::new(),
+            disks: BTreeMap::new(),
             undo: BTreeMap::new(),
             cuts: BTreeMap::new(),
             cut_off: BTreeMap::new(),
@@ -276,8 +282,10 @@ impl<'a, S: Script> World<'a, S> {
 
     /// A process begins, on its machine.
     fn begin(&mut self, id: ProcessId, machine: Machine) -> std::io::Result<()> {
+        let has_disk = id.is_master() && self.plan.has_state_dirs;
         let stage = Stage {
             process: id,
+            disk: has_disk.then(|| self.disks.entry(id).or_default().clone()),
             nic: self.network.nic(id, machine),
             network: self.network.clone(),
             master: master_address(id),

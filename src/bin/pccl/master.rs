@@ -24,8 +24,9 @@ pub(crate) struct MasterArguments {
     /// had a master before it, which go on where they were; new peers wait meanwhile.
     #[arg(long)]
     new_run: bool,
-    /// How long it waits for them, in milliseconds; 2000 by default, 1000 with the fast profile.
-    #[arg(long, value_name = "MS", conflicts_with = "new_run")]
+    /// How long it waits for them, in milliseconds; 2000 by default, 1000 with the fast profile. With
+    /// --new-run: where it has to look for its own peers again.
+    #[arg(long, value_name = "MS")]
     recovery_window_ms: Option<u64>,
     /// Write down here what is told to peers, before it is: the next master that is started with it
     /// knows what those were told that died together with this one. One directory for each master.

@@ -39,9 +39,11 @@ pub struct MasterConfig {
     /// longer than `link_timeout`, or a broken link is blamed on the newcomer.
     pub wiring_timeout: Duration,
     /// How long a master that starts waits for peers of a run that had a master before it. Default
-    /// 2 s, fast 1 s. The first peers of a new run wait for so long. Zero begins a new run at once,
-    /// and those of another are evicted when they come.
+    /// 2 s, fast 1 s. The first peers of a new run wait for so long. Zero begins a new run at once.
     pub recovery_window: Duration,
+    /// Begins a new run at its start, and does not wait; peers of another are evicted when they come.
+    /// Default false. Where it has to look for its own peers again later, it waits all the same.
+    pub begins_new_run: bool,
     /// Where a master writes down what it tells, before it tells it, so that the next one here knows
     /// what only peers that died with it were told. Default none. It is one more report beside
     /// those of the peers, of whom a majority must come back all the same; an old copy is told by
@@ -65,6 +67,7 @@ impl Default for MasterConfig {
             resume_grace: Duration::from_millis(1200),
             wiring_timeout: Duration::from_secs(10),
             recovery_window: Duration::from_secs(2),
+            begins_new_run: false,
             state_dir: None,
             peers_max: 256,
         }
@@ -89,13 +92,18 @@ impl MasterConfig {
         }
     }
 
-    /// Begins a new run at once, whatever peers of another come: `recovery_window` is zero.
+    /// Begins a new run at once, whatever peers of another come.
     #[must_use]
     pub fn new_run(self) -> Self {
         Self {
-            recovery_window: Duration::ZERO,
+            begins_new_run: true,
             ..self
         }
+    }
+
+    /// Whether it waits for peers of a run before it begins one.
+    pub(crate) fn waits_for_a_run(&self) -> bool {
+        !self.begins_new_run && !self.recovery_window.is_zero()
     }
 
     /// What peers are told of it.

@@ -201,7 +201,7 @@ impl Master {
         now: Timestamp,
     ) -> Self {
         let testimony = Testimony::new(&config);
-        let listening = (!config.recovery_window.is_zero()).then(|| Listening::new(now));
+        let listening = config.waits_for_a_run().then(|| Listening::new(now));
         let mut start = [0; 8];
         start.copy_from_slice(&secret(&seed, "start", &[])[..8]);
         let start = u64::from_le_bytes(start);

@@ -196,8 +196,10 @@ impl Master {
         fault: LinkFault,
         reason: String,
     ) {
-        // A report from a proposal that was replaced meanwhile is as true as before.
-        if epoch < self.active.epoch || reporter == other {
+        // A report from a proposal that was replaced meanwhile is as true as before. Of a proposal of
+        // another master the other end may never have heard, nor of the link.
+        let is_foreign = epoch > self.active.epoch && epoch.term != self.reign.term;
+        if epoch < self.active.epoch || is_foreign || reporter == other {
             return;
         }
         let Some(member) = self.members.get(&other) else {

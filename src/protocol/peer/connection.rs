@@ -505,6 +505,7 @@ impl Peer {
             Connection::Returning { until, .. }
                 if *until <= self.now && self.masters.count() > 1 =>
             {
+                self.masters.wait_in_vain();
                 self.drop_connection("too few of the run have come to it".to_owned());
             }
             Connection::Up | Connection::Returning { .. } => {

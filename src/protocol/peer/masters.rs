@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 /// Answers in a row that tell to wait, before a master further down the list is asked as well:
 /// the first one may be out of reach of the others.
-const WAITS_BEFORE_NEXT: u32 = 8;
+const WAITS_BEFORE_NEXT: u32 = 4;
 
 /// See the module's text.
 #[derive(Clone, Debug, Hash)]
@@ -61,9 +61,14 @@ impl Masters {
         self.at = (self.at + 1) % self.addresses.len().max(1);
     }
 
+    /// This one has been waited at for a majority.
+    pub(super) fn wait_in_vain(&mut self) {
+        self.waits = self.waits.saturating_add(1);
+    }
+
     /// This one answers a member, and does not rule.
     pub(super) fn wait(&mut self) {
-        self.waits = self.waits.saturating_add(1);
+        self.wait_in_vain();
         match self.waits % WAITS_BEFORE_NEXT {
             0 => self.go_on(),
             _ => self.at = 0,

@@ -517,6 +517,7 @@ impl Peer {
             ToPeer::Evicted { reason } => self.on_evicted(reason),
             ToPeer::LeaveAcknowledged => self.on_leave_acknowledged(),
             ToPeer::TermRaised { term } => self.on_term_raised(term),
+            ToPeer::Stay { at_most_ms } => self.on_stay(at_most_ms),
             ToPeer::RunGoesOn => self.on_run_goes_on(),
             ToPeer::HandOver => self.on_hand_over(),
         }

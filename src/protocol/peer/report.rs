@@ -1,6 +1,8 @@
 //! A master that does not know this peer's session: it has started anew, or took over. It is told
 //! all that this peer holds of the run.
 
+use std::time::Duration;
+
 use tracing::{info, warn};
 
 use super::connection::{Connection, apart};
@@ -10,6 +12,9 @@ use crate::protocol::session::Session;
 use crate::protocol::silence::{Watch, Watcher};
 use crate::types::{Epoch, PeerName};
 use crate::wire::control::{Reign, Report, Timings, ToMaster};
+
+/// How long a master may ask to be waited for at most: it may be wrong about the others.
+const STAY_LONGEST: Duration = Duration::from_secs(300);
 
 impl Peer {
     pub(super) fn on_returned(&mut self, reign: Reign, timings: Timings) {
@@ -43,8 +48,12 @@ impl Peer {
             Connection::Dialling { since, .. } | Connection::Returning { since, .. } => since,
             Connection::None | Connection::Up => self.now,
         };
-        // Longer than a master waits for the rest of a run.
-        let patience = apart(3 * timings.silence_ceiling, token, reign.term);
+        // The others may be at another master, which waits for longer than this once they are many.
+        let patience = match self.masters.is_first() {
+            true => timings.silence_ceiling,
+            false => timings.silence_ceiling / 2,
+        };
+        let patience = apart(patience, token, reign.term);
         let until = self.now + patience;
         self.connection = Connection::Returning { since, until };
         self.watch = Some(Watch::new(Watcher::Peer, timings, self.now, self.now));
@@ -122,6 +131,14 @@ impl Peer {
         }
         reign.term = term;
         self.say(ToMaster::Promised { term });
+    }
+
+    /// It knows how many of the run are there.
+    pub(super) fn on_stay(&mut self, at_most_ms: u64) {
+        let stays = Duration::from_millis(at_most_ms).min(STAY_LONGEST);
+        if let Connection::Returning { until, .. } = &mut self.connection {
+            *until = self.now + stays;
+        }
     }
 
     pub(super) fn on_run_goes_on(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cluster::{Cluster, GRACE, reduce};
+use super::cluster::{Cluster, GRACE, present, reduce};
 use crate::error::Gone;
 use crate::protocol::peer::{Command, Reply};
 use crate::types::GroupId;
@@ -233,4 +233,46 @@ fn no_secret_of_a_link_is_written_down() {
         }
     }
     assert_eq!(groups, 1);
+}
+
+#[test]
+fn who_waits_at_one_master_finds_the_others_at_another_one_in_time() {
+    let mut cluster = Cluster::with_standbys(3, 1);
+    cluster.kill_master();
+    // Two of three are at the standby, and are to stay as long as it waits for the third.
+    cluster.cut_off(1, 1);
+    cluster.pass(Duration::from_secs(1));
+    assert!(!cluster.master_at(1).rules());
+    cluster.cut_off(0, 1);
+    cluster.start_master();
+    cluster.pass(Duration::from_secs(12));
+    assert!(cluster.master().rules());
+    for node in 0..3 {
+        assert_eq!(cluster.nodes[node].peer.gone(), None, "{node}");
+        assert_eq!(world(&cluster, node), Some(3));
+    }
+    assert_succeeded(&call_everywhere(&mut cluster, &[0, 1, 2]));
+}
+
+#[test]
+fn an_old_copy_does_not_raise_the_revision_of_a_group_that_has_begun_afresh() {
+    let mut cluster = Cluster::of(1);
+    cluster.kill_master();
+    cluster.start_master_with(0, None);
+    cluster.pass(Duration::from_secs(1));
+    for revision in 0..3 {
+        cluster.all(vec![(0, present(revision, "a"))]);
+    }
+    let old = cluster.disk(0);
+    cluster.all(vec![(0, Command::Leave)]);
+    let other = cluster.spawn(GroupId(0));
+    cluster.command(other, Command::Connect);
+    cluster.run();
+    let begun = cluster.all(vec![(other, present(0, "b"))]);
+    assert!(matches!(begun[..], [Some(Reply::Sync(Ok(_)))]), "{begun:?}");
+    cluster.kill_master();
+    cluster.start_master_with(0, old);
+    cluster.pass(Duration::from_secs(1));
+    let next = cluster.all(vec![(other, present(1, "c"))]);
+    assert!(matches!(next[..], [Some(Reply::Sync(Ok(_)))]), "{next:?}");
 }

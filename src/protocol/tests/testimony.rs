@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, reduce};
 use crate::protocol::peer::{Command, Reply};
-use crate::types::{GroupId, PeerId};
+use crate::types::{Epoch, GroupId, PeerId};
 use crate::wire::control::{LinkFault, ToMaster};
 
 fn ids(cluster: &Cluster) -> Vec<PeerId> {
@@ -335,4 +335,32 @@ fn a_link_that_is_back_before_anybody_was_told_costs_no_epoch() {
     pass_ms(&mut cluster, 5000);
     assert_eq!(cluster.master().epoch(), before);
     keeps_all(&mut cluster, 3, "it is back");
+}
+
+#[test]
+fn what_is_said_of_a_link_that_another_master_wanted_counts_for_nothing() {
+    for is_foreign in [true, false] {
+        let mut cluster = Cluster::of(3);
+        let before = cluster.master().epoch();
+        cluster.restart_master();
+        pass_ms(&mut cluster, 1000);
+        let term = cluster.master().run().1;
+        assert!(term > before.term);
+        let connection = cluster.nodes[0].connection.unwrap();
+        let wanted = Epoch {
+            term: if is_foreign { before.term } else { term },
+            count: before.count + 1,
+        };
+        let peer = ids(&cluster)[1];
+        let failed = ToMaster::LinkFailed {
+            epoch: wanted,
+            peer,
+            fault: LinkFault::NoLane,
+            reason: "no answer".to_owned(),
+        };
+        cluster.say_as(connection, failed);
+        pass_ms(&mut cluster, 3000);
+        let is_as_before = cluster.master().epoch() == before;
+        assert_eq!(is_as_before, is_foreign);
+    }
 }

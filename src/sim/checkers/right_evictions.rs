@@ -115,6 +115,8 @@ impl Checker for RightEvictions {
                 for peer in self.members.iter().filter(|peer| !members.contains(peer)) {
                     self.left_out.entry(*peer).or_insert(at);
                 }
+                // Newcomers that a master before wanted may be wanted again.
+                self.left_out.retain(|peer, _| !members.contains(peer));
                 self.members.clone_from(members);
             }
             Event::MachineGone(Gone::Closed) => {}

@@ -32,7 +32,7 @@ use super::history::{Event, ProcessId, WorldTime};
 use super::recorder::Recorder;
 use super::world::Signals;
 use crate::communicator::Config;
-use crate::driver::{Host, Secret, listen, serve_for_ever};
+use crate::driver::{Disk, Host, Secret, listen, serve_for_ever};
 use crate::protocol::master::MasterConfig;
 use life::Life;
 use model::Model;
@@ -103,12 +103,17 @@ async fn go_on(ground: &Ground, life: Option<Life>, model: &mut Model) {
 }
 
 /// The main of the master's process. It does not end: the others need it until they have left.
-pub(crate) async fn run_master(mut ground: Ground, config: MasterConfig, secret: Secret) {
+pub(crate) async fn run_master(
+    mut ground: Ground,
+    config: MasterConfig,
+    disk: Option<Box<dyn Disk>>,
+    secret: Secret,
+) {
     ground.watch();
     match listen(&ground.host, ground.master) {
         Ok(listener) => {
-            serve_for_ever(ground.host.clone(), listener, config, secret).await;
-            ground.complain("the master ended by itself".to_owned());
+            let ended = serve_for_ever(ground.host.clone(), listener, config, disk, secret).await;
+            ground.complain(format!("the master ended by itself: {ended:?}"));
         }
         Err(error) => ground.complain(format!("the master cannot listen: {error}")),
     }

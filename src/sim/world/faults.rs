@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{MASTER, MASTER_MACHINE, Script, World};
+use crate::sim::disk::{Disk, DiskFate};
 use crate::sim::history::{Event, ProcessId};
 use crate::sim::network::{Machine, Path};
 use crate::sim::plan::{Fault, FaultKind};
@@ -16,7 +17,7 @@ pub(super) enum Undo {
     Thaw(ProcessId),
     Mend(Vec<(Machine, Machine)>, Vec<ProcessId>),
     Quicken(Machine, Machine),
-    ReturnMaster(ProcessId),
+    ReturnMaster(ProcessId, DiskFate),
 }
 
 impl<S: Script> World<'_, S> {
@@ -25,6 +26,8 @@ impl<S: Script> World<'_, S> {
         if self.signals.calm().is_some() {
             return Ok(true);
         }
+        // Copies of disks are as old as whoever makes them likes.
+        self.disks.values().for_each(Disk::copy);
         let peers = self.peers();
         let peer = |n: u64| {
             let place = n.checked_rem(peers.len() as u64)?;
@@ -100,7 +103,12 @@ impl<S: Script> World<'_, S> {
                 self.network.set_path(from, to, slow);
                 self.later(length, Undo::Quicken(from, to));
             }),
-            FaultKind::KillMaster { standby, lag, away } => {
+            FaultKind::KillMaster {
+                standby,
+                lag,
+                away,
+                disk,
+            } => {
                 let master = match standby {
                     true => ProcessId::STANDBY,
                     false => MASTER,
@@ -116,7 +124,7 @@ impl<S: Script> World<'_, S> {
                 if let Some(process) = self.processes.get_mut(&master) {
                     process.kill();
                 }
-                self.later(away.max(lag + CLOSING), Undo::ReturnMaster(master));
+                self.later(away.max(lag + CLOSING), Undo::ReturnMaster(master, disk));
                 Some(())
             }
             FaultKind::Split { sides, length } => {
@@ -242,7 +250,12 @@ impl<S: Script> World<'_, S> {
                     };
                     self.network.set_path(from, to, path);
                 }
-                Undo::ReturnMaster(master) => self.begin(master, self.machine(master))?,
+                Undo::ReturnMaster(master, fate) => {
+                    if let Some(disk) = self.disks.get(&master) {
+                        disk.suffer(fate);
+                    }
+                    self.begin(master, self.machine(master))?;
+                }
             }
         }
         Ok(())

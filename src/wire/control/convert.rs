@@ -331,6 +331,7 @@ impl Message for Frame<ToPeer> {
             ToPeer::TermRaised { term } => P::TermRaised(p::Number {
                 value: u64::from(*term),
             }),
+            ToPeer::Stay { at_most_ms } => P::Stay(p::Number { value: *at_most_ms }),
             ToPeer::RunGoesOn => P::RunGoesOn(p::Empty {}),
             ToPeer::HandOver => P::HandOver(p::Empty {}),
         };
@@ -371,6 +372,9 @@ impl Message for Frame<ToPeer> {
             P::LeaveAcknowledged(_) => ToPeer::LeaveAcknowledged,
             P::TermRaised(term) => ToPeer::TermRaised {
                 term: term_of(term)?,
+            },
+            P::Stay(at_most_ms) => ToPeer::Stay {
+                at_most_ms: at_most_ms.value,
             },
             P::RunGoesOn(_) => ToPeer::RunGoesOn,
             P::HandOver(_) => ToPeer::HandOver,

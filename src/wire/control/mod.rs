@@ -367,6 +367,11 @@ pub enum ToPeer {
         /// The term.
         term: u32,
     },
+    /// I do not rule yet: wait here, and then look for another master.
+    Stay {
+        /// For so long.
+        at_most_ms: u64,
+    },
     /// Enough of the run has come back: it goes on.
     RunGoesOn,
     /// I end now, on purpose: another master, or one after me, is to rule.

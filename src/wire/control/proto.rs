@@ -222,7 +222,7 @@ pub(super) struct FrameToPeer {
     pub(super) sequence: u64,
     #[prost(uint64, tag = "2")]
     pub(super) acknowledged: u64,
-    #[prost(oneof = "ToPeer", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "ToPeer", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub(super) message: Option<ToPeer>,
 }
 
@@ -250,6 +250,8 @@ pub(super) enum ToPeer {
     RunGoesOn(Empty),
     #[prost(message, tag = "13")]
     HandOver(Empty),
+    #[prost(message, tag = "14")]
+    Stay(Number),
 }
 
 #[derive(Clone, PartialEq, Message)]

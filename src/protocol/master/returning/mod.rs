@@ -58,6 +58,8 @@ pub(super) struct Listening {
     last_here: Timestamp,
     /// Since when a majority is here.
     enough_since: Option<Timestamp>,
+    /// Who has been told to stay because it is.
+    staying: BTreeSet<PeerId>,
     /// Nobody listens on their ports any more.
     refused: BTreeSet<PeerId>,
     dead: BTreeSet<PeerId>,
@@ -80,6 +82,7 @@ impl Listening {
             interested: BTreeMap::new(),
             last_here: now,
             enough_since: None,
+            staying: BTreeSet::new(),
             refused: BTreeSet::new(),
             dead: BTreeSet::new(),
             next_probe: now,
@@ -145,6 +148,7 @@ impl Master {
             *followed = reign.max(*followed);
         }
         listening.last_here = self.now;
+        listening.staying.remove(&peer);
         listening.refused.remove(&peer);
         listening.dead.remove(&peer);
         if reign.start != self.reign.start && reign.term >= self.reign.term {
@@ -307,6 +311,7 @@ impl Master {
     /// Forgets all, and begins as one that has just come.
     fn listen_again(&mut self, above: u32) {
         let mut config = self.config.clone();
+        config.begins_new_run = false;
         if config.recovery_window.is_zero() {
             config.recovery_window = config.silence_ceiling;
         }
@@ -346,9 +351,51 @@ impl Master {
         enough.into_iter().chain(probe).min()
     }
 
-    /// Who is alive notices that the master is another one, and is here, within this.
+    /// Who is alive notices that the master is another one, and is here, within this. Where there
+    /// are several masters it may have gone to another one first, and have waited there.
     fn patience_with_the_rest(&self) -> Duration {
-        self.config.silence_ceiling + self.config.resume_grace
+        let patience = self.config.silence_ceiling + self.config.resume_grace;
+        match self.has_rivals() {
+            true => 2 * patience,
+            false => patience,
+        }
+    }
+
+    /// Whether those who are here may go to another master.
+    fn has_rivals(&self) -> bool {
+        self.reports().any(|(_, report)| report.masters > 1)
+    }
+
+    /// Who may go to another master is to stay, as a majority is here.
+    fn ask_to_stay(&mut self) {
+        let has_rivals = self.has_rivals();
+        // It may have been here for longer than the others.
+        let at_most = 2 * self.patience_with_the_rest();
+        let here: Vec<PeerId> = self.reports().map(|(peer, _)| *peer).collect();
+        for peer in here.into_iter().filter(|_| has_rivals) {
+            let listening = self.listening.as_mut();
+            if listening.is_some_and(|l| l.staying.insert(peer)) {
+                self.say_stay(peer, at_most);
+            }
+        }
+    }
+
+    /// It no longer is: the majority may meet elsewhere.
+    fn release(&mut self) {
+        let listening = self.listening.as_mut();
+        let staying = listening.map(|listening| {
+            listening.enough_since = None;
+            std::mem::take(&mut listening.staying)
+        });
+        let at_most = self.config.silence_ceiling / 2;
+        for peer in staying.into_iter().flatten() {
+            self.say_stay(peer, at_most);
+        }
+    }
+
+    fn say_stay(&mut self, peer: PeerId, at_most: Duration) {
+        let at_most_ms = u64::try_from(at_most.as_millis()).unwrap_or(u64::MAX);
+        self.say(peer, ToPeer::Stay { at_most_ms });
     }
 
     /// Whether it has waited for as long as it does, and nobody of a run was here.
@@ -362,11 +409,8 @@ impl Master {
     /// Begins to rule if it may by now.
     pub(super) fn rule_where_possible(&mut self) -> bool {
         if self.members.values().all(|member| member.report.is_none()) {
-            let Some(listening) = &mut self.listening else {
-                return true;
-            };
-            listening.enough_since = None;
-            return false;
+            self.release();
+            return self.listening.is_none();
         }
         let findings = self.findings();
         let now = self.now;
@@ -385,7 +429,7 @@ impl Master {
             }
         }
         if !findings.is_enough {
-            listening.enough_since = None;
+            self.release();
             return false;
         }
         let since = *listening.enough_since.get_or_insert(now);
@@ -397,6 +441,7 @@ impl Master {
             false => Duration::ZERO,
         };
         if now.since(since) < waits_for {
+            self.ask_to_stay();
             return false;
         }
         self.take_over(findings);

@@ -199,8 +199,13 @@ impl Master {
             if let Some(active) = &report.active {
                 self.tally.learn(report.group, active.calls, 0);
             }
-            // Who the run has gone on without may know a state that was lost with it.
-            if peer.is_none_or(|peer| members.contains(&peer)) {
+            // Who the run has gone on without may know a state that was lost with it, and so may an
+            // old copy of what was written down.
+            let is_current = match peer {
+                Some(peer) => members.contains(peer),
+                None => report.active.as_ref().map(|a| a.epoch) == active.map(|a| a.epoch),
+            };
+            if is_current {
                 let state = self.shared_state.entry(report.group).or_default();
                 state.expected = state.expected.max(report.expected);
             }

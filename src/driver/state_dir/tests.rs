@@ -1,0 +1,208 @@
+//! What is written is read, whatever has happened to the file.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::file::HEADER_BYTES;
+use super::*;
+use crate::types::{Epoch, GroupId, OperationId, PeerId, PeerName, RunId, Tag, WorldSizes};
+use crate::wire::control::{CallCounts, Outcome, Proposal, Reign, Settlement, ToPeer};
+
+/// A directory of its own, gone with this.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let name = format!("pccl-state-{}-{name}", std::process::id());
+        let place = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&place);
+        Self(place)
+    }
+
+    fn open(&self) -> Result<Option<Memory>, String> {
+        StateDir::open(&self.0).map(|(_, memory)| memory)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join(FILE)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn told(message: ToPeer) -> Record {
+    Record::Told {
+        group: GroupId(0),
+        message,
+    }
+}
+
+fn settled(n: u32) -> Record {
+    told(ToPeer::OperationSettled(Settlement {
+        op: OperationId {
+            epoch: Epoch { term: 1, count: 1 },
+            tag: Tag(4),
+            n,
+        },
+        outcome: Outcome::Committed {
+            contributors: vec![PeerId(1)],
+        },
+        number: u64::from(n) + 1,
+        everybody_has: 0,
+    }))
+}
+
+fn story() -> Vec<Record> {
+    let epoch = Epoch { term: 1, count: 1 };
+    let sizes = WorldSizes {
+        global: 1,
+        group: 1,
+        groups: 1,
+        largest_group: 1,
+    };
+    let proposal = Proposal {
+        epoch,
+        sizes,
+        ring: vec![PeerName {
+            id: PeerId(1),
+            label: "ada".to_owned(),
+            address: "10.0.0.1:48149".to_owned(),
+        }],
+        links: Vec::new(),
+        outcomes: Vec::new(),
+        others: Vec::new(),
+        voters: vec![PeerId(1)],
+        calls: CallCounts::default(),
+    };
+    let run = RunId(77);
+    let reign = Reign { term: 1, start: 5 };
+    let mut records = vec![
+        Record::Ruling { run, reign },
+        Record::NextPeer(2),
+        told(ToPeer::EpochProposed(proposal)),
+        told(ToPeer::EpochActive { epoch }),
+    ];
+    records.extend((0..6).map(settled));
+    records
+}
+
+fn written(place: &Place) -> Memory {
+    let (mut state, before) = StateDir::open(&place.0).unwrap();
+    assert_eq!(before, None);
+    for record in story() {
+        state.write(record);
+        state.sync();
+    }
+    state.memory.clone()
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let place = Place::new("read");
+    let memory = written(&place);
+    assert_eq!(memory.term(), 1);
+    assert_eq!(place.open().unwrap(), Some(memory.clone()));
+    // And what is written after it has been read.
+    let (mut state, _) = StateDir::open(&place.0).unwrap();
+    state.write(settled(6));
+    let more = state.memory.clone();
+    drop(state);
+    assert_ne!(more, memory);
+    assert_eq!(place.open().unwrap(), Some(more));
+}
+
+#[test]
+fn a_file_that_has_grown_is_begun_anew_and_says_the_same() {
+    let place = Place::new("grown");
+    let (mut state, _) = StateDir::open(&place.0).unwrap();
+    for record in story() {
+        state.write(record);
+    }
+    let mut longest = 0;
+    for n in 6..40_000 {
+        let mut record = settled(n);
+        if let Record::Told {
+            message: ToPeer::OperationSettled(settlement),
+            ..
+        } = &mut record
+        {
+            settlement.everybody_has = u64::from(n);
+        }
+        state.write(record);
+        if n % 1000 == 0 {
+            longest = longest.max(fs::metadata(place.file()).unwrap().len());
+        }
+    }
+    assert!(longest < 2 * GROWTH_BYTES_MAX, "{longest}");
+    let memory = state.memory.clone();
+    drop(state);
+    assert_eq!(place.open().unwrap(), Some(memory));
+}
+
+#[test]
+fn a_file_that_is_cut_off_anywhere_says_less_or_is_refused() {
+    let place = Place::new("cut");
+    let whole_memory = written(&place);
+    let whole = fs::read(place.file()).unwrap();
+    // As it is after each record.
+    let mut stages = vec![Memory::default()];
+    for record in story() {
+        let mut next = stages.last().unwrap().clone();
+        next.learn(record);
+        stages.push(next);
+    }
+    let (mut refused, mut shorter) = (0, 0);
+    for len in 0..whole.len() {
+        fs::write(place.file(), &whole[..len]).unwrap();
+        match place.open() {
+            Ok(memory) => {
+                assert!(stages.contains(&memory.unwrap()), "{len}");
+                shorter += 1;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > HEADER_BYTES && shorter > 0);
+    fs::write(place.file(), &whole).unwrap();
+    assert_eq!(place.open().unwrap(), Some(whole_memory));
+}
+
+#[test]
+fn a_byte_that_is_wrong_is_told_from_one_that_is_missing() {
+    let place = Place::new("wrong");
+    written(&place);
+    let whole = fs::read(place.file()).unwrap();
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        fs::write(place.file(), &bytes).unwrap();
+        match place.open() {
+            Err(reason) => assert!(reason.contains(FILE), "{reason}"),
+            // A length that reaches beyond the end looks like a torn record.
+            Ok(memory) => assert_eq!(memory.unwrap().term(), 1, "byte {at}"),
+        }
+    }
+}
+
+#[test]
+fn a_file_of_somebody_else_is_refused_and_left_alone() {
+    let place = Place::new("foreign");
+    fs::create_dir_all(&place.0).unwrap();
+    fs::write(place.file(), b"PCCLRUN9 of another version").unwrap();
+    assert!(place.open().unwrap_err().contains("another version"));
+    fs::write(place.file(), b"something else").unwrap();
+    assert!(place.open().unwrap_err().contains("not the state"));
+    assert_eq!(fs::read(place.file()).unwrap(), b"something else");
+}
+
+#[test]
+fn one_master_at_a_time() {
+    let place = Place::new("locked");
+    let (_state, _) = StateDir::open(&place.0).unwrap();
+    let refused = StateDir::open(&place.0).unwrap_err();
+    assert!(refused.contains("another master"), "{refused}");
+}
