@@ -13,7 +13,7 @@ use pccl::{Epoch, GroupId, PeerId, RunId, Timestamp};
 use stateright::{Model, Property};
 
 use super::driving::{CONNECT, UPDATE, master_config};
-use super::moves::{Action, Kind};
+use super::moves::{Action, Fault, Kind};
 use super::properties::{
     COMPLETE, IN_STEP, LINEAR, MAJORITY, MEMORY, NO_HANG, NOT_WRONGLY, ONE_OUTCOME, ONE_REPLY,
 };
@@ -31,6 +31,10 @@ pub(crate) struct Instance {
     /// How often each tag is reduced under, one time after the other.
     pub(crate) rounds: u8,
     pub(crate) faults: u8,
+    /// Of these, restarts of the master at most.
+    pub(crate) restarts: u8,
+    /// Peers that may be lost, whatever the reason; more are not looked at.
+    pub(crate) losses: usize,
     pub(crate) kinds: &'static [Kind],
     /// Looks at every order, without the reductions of the module's text.
     pub(crate) in_full: bool,
@@ -48,6 +52,8 @@ impl Instance {
             tags: 1,
             rounds: 1,
             faults: 0,
+            restarts: u8::MAX,
+            losses: usize::MAX,
             kinds: &[],
             in_full: false,
             #[cfg(feature = "sim")]
@@ -75,6 +81,7 @@ impl Instance {
             proposed: None,
             to_decide: BTreeMap::new(),
             decided: BTreeMap::new(),
+            detached: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
             broken: BTreeMap::new(),
         };
@@ -160,6 +167,15 @@ impl Instance {
     /// The steps that stand for all that are possible.
     fn chosen(&self, state: &State) -> Vec<Action> {
         let mut actions = state.enabled(self.kinds);
+        let may_restart = state.world.starts < self.restarts;
+        let may_lose = state.losses() < self.losses;
+        actions.retain(|action| match action {
+            Action::Fault(Fault::RestartMaster) => may_restart,
+            Action::Fault(Fault::Kill(_) | Fault::Close(_)) => may_lose,
+            Action::GiveUpOn(index) => may_lose || state.is_lost(*index),
+            Action::GiveUpMaster(index) => may_lose || state.is_lost(*index),
+            _ => true,
+        });
         if self.in_full {
             return actions;
         }

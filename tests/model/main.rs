@@ -45,6 +45,8 @@
 //! * *A peer speaks of a lower tag before a higher one* where it could do either: operations with
 //!   different tags do not know of one another.
 //! * *A peer that was thrown out learns it at once* where nobody reduces with it any more.
+//! * *Waiting in vain is no step*: a peer whose dialling changes nothing, and a master that listens and
+//!   does not rule, are as they were. A master that has come begins its own clock.
 //! * *The first to call is node 0*: nodes are alike until one does something.
 //! * *When no fault is to come and the last one's dust has settled, one order stands for all*: only
 //!   calls and reports are left, which add to one another. The same stretches are seen in every
@@ -71,7 +73,7 @@ mod walks;
 use std::time::Instant;
 
 use instance::Instance;
-use moves::{ABRUPT, ALL, CRASHES, DISTINCT, Kind, MISHAPS};
+use moves::{ABRUPT, ALL, CRASHES, DEATHS, DISTINCT, Kind, MISHAPS, SILENCES};
 use stateright::{Checker, Model};
 
 /// Looks at every state, and says how many there were.
@@ -174,10 +176,62 @@ fn two_peers_whose_master_dies_and_two_faults() {
 fn three_peers_of_whom_one_dies_and_their_master() {
     let instance = Instance {
         faults: 2,
-        kinds: &[Kind::RestartMasterOnce, Kind::Kill],
+        restarts: 1,
+        kinds: DEATHS,
         ..Instance::of(3)
     };
     check("3 peers, 1 tag, a master and a peer die", instance);
+}
+
+#[test]
+fn three_peers_of_whom_two_die_and_their_master_twice() {
+    let instance = Instance {
+        faults: 4,
+        restarts: 2,
+        losses: 2,
+        kinds: DEATHS,
+        ..Instance::of(3)
+    };
+    check("3 peers, 1 tag, 2 restarts and 2 deaths", instance);
+}
+
+#[test]
+fn two_peers_one_newcomer_a_silence_and_a_restart() {
+    let instance = Instance {
+        newcomers: 1,
+        faults: 2,
+        restarts: 1,
+        losses: 1,
+        kinds: SILENCES,
+        ..Instance::of(2)
+    };
+    check("2 peers and 1 newcomer, a restart and a silence", instance);
+}
+
+#[test]
+#[ignore = "takes minutes; see docs/TESTING.md"]
+fn three_peers_of_whom_two_fall_silent_and_their_master_dies() {
+    let instance = Instance {
+        faults: 3,
+        restarts: 1,
+        losses: 2,
+        kinds: SILENCES,
+        ..Instance::of(3)
+    };
+    check("3 peers, 1 tag, a restart and 2 silences", instance);
+}
+
+#[test]
+#[ignore = "takes an hour; see docs/TESTING.md"]
+fn three_peers_of_whom_two_are_lost_and_their_master_twice() {
+    let instance = Instance {
+        faults: 4,
+        restarts: 2,
+        losses: 2,
+        kinds: CRASHES,
+        ..Instance::of(3)
+    };
+    check("3 peers, 1 tag, 2 restarts and 2 losses", instance);
 }
 
 #[test]

@@ -68,8 +68,6 @@ pub(crate) enum Kind {
     Cancel,
     Close,
     RestartMaster,
-    /// Once at most.
-    RestartMasterOnce,
 }
 
 /// What the network and the machines do.
@@ -98,6 +96,12 @@ pub(crate) const DISTINCT: &[Kind] = &[Kind::Kill, Kind::Silence, Kind::Report, 
 
 /// The two ways in which an operation ends at once.
 pub(crate) const ABRUPT: &[Kind] = &[Kind::Kill, Kind::Report];
+
+/// The master dies, and so do peers.
+pub(crate) const DEATHS: &[Kind] = &[Kind::RestartMaster, Kind::Kill];
+
+/// The master dies, and peers are not heard.
+pub(crate) const SILENCES: &[Kind] = &[Kind::RestartMaster, Kind::Silence];
 
 /// The master dies, and so do peers, or they are not heard.
 pub(crate) const CRASHES: &[Kind] = &[Kind::RestartMaster, Kind::Kill, Kind::Silence];
@@ -196,8 +200,7 @@ impl State {
 
     fn faults(&self, kinds: &[Kind], actions: &mut Vec<Action>) {
         let mut add = |fault| actions.push(Action::Fault(fault));
-        let may_restart_once = kinds.contains(&Kind::RestartMasterOnce) && self.world.starts == 0;
-        if kinds.contains(&Kind::RestartMaster) || may_restart_once {
+        if kinds.contains(&Kind::RestartMaster) {
             add(Fault::RestartMaster);
         }
         for (index, node) in self.nodes.iter().enumerate() {

@@ -5,8 +5,28 @@ use pccl::mutation::Mutation;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use super::instance::Instance;
-use super::moves::{Kind, MISHAPS};
+use super::moves::{DEATHS, Kind, MISHAPS, SILENCES};
 use super::properties::{COMPLETE, IN_STEP, LINEAR, MAJORITY, NO_HANG, ONE_OUTCOME};
+
+/// Whether a state is found in which a property does not hold, of a size that an unoptimised build
+/// does not look at.
+fn is_found(mutation: Mutation, instance: Instance) -> bool {
+    if cfg!(debug_assertions) {
+        println!("{mutation:?}: skipped: needs --release");
+        return true;
+    }
+    let instance = Instance {
+        mutation: Some(mutation),
+        ..instance
+    };
+    let checker = instance.checker().threads(2);
+    let checker = checker.finish_when(HasDiscoveries::Any).spawn_dfs().join();
+    for name in checker.discoveries().into_keys() {
+        let states = checker.unique_state_count();
+        println!("{mutation:?}: not so: {name}, in {states} states");
+    }
+    !checker.discoveries().is_empty()
+}
 
 /// The shortest way to a state in which a property does not hold: its name and the number of steps.
 fn found(
@@ -102,4 +122,42 @@ fn an_operation_that_is_not_put_back_is_found() {
 fn a_resume_that_says_nothing_is_found() {
     let names = found(Mutation::ResumeSaysNothing, 2, 1, &[Kind::Break]);
     assert!(!names.is_empty());
+}
+
+#[test]
+fn a_master_that_comes_back_and_rules_without_a_majority_is_found() {
+    let instance = Instance {
+        faults: 4,
+        restarts: 2,
+        losses: 2,
+        kinds: DEATHS,
+        ..Instance::of(3)
+    };
+    assert!(is_found(Mutation::RuleWithoutMajority, instance.clone()));
+    assert!(is_found(Mutation::TakeBackWhoWasLeftOut, instance));
+}
+
+#[test]
+fn a_master_that_comes_back_and_does_not_ask_how_operations_ended_is_found() {
+    let instance = Instance {
+        faults: 2,
+        restarts: 1,
+        losses: 1,
+        kinds: SILENCES,
+        ..Instance::of(3)
+    };
+    assert!(is_found(Mutation::InheritNothing, instance));
+}
+
+#[test]
+fn a_master_that_comes_back_and_does_not_answer_who_is_behind_is_found() {
+    let instance = Instance {
+        newcomers: 1,
+        faults: 2,
+        restarts: 1,
+        losses: 1,
+        kinds: SILENCES,
+        ..Instance::of(2)
+    };
+    assert!(is_found(Mutation::AnswerNobodyBehind, instance));
 }

@@ -54,7 +54,7 @@ impl State {
         if self.world.active >= Some(epoch) {
             return;
         }
-        let voters = self.world.voters.len();
+        let voters_before = self.world.voters.len();
         let agrees = |voter: &&PeerId| {
             self.world.agreed.contains(voter)
                 || (self.world.proposed == Some(epoch) && self.world.acknowledged.contains(voter))
@@ -64,8 +64,9 @@ impl State {
             self.world.agreed.contains(voter) || self.master.peers().any(|name| name.id == **voter)
         };
         let possible = self.world.voters.iter().filter(is_possible).count();
-        if voters > 0 && agreed * 2 <= voters && possible * 2 > voters {
-            self.violate(MAJORITY, format!("{agreed} of {voters} for epoch {epoch}"));
+        if agreed * 2 <= voters_before && possible * 2 > voters_before {
+            let seen = format!("{agreed} of {voters_before} for epoch {epoch}");
+            self.violate(MAJORITY, seen);
         }
         let voters = self.master.rings().values().flatten().copied().collect();
         let world = self.world.change();
@@ -76,6 +77,9 @@ impl State {
         world.agreed.clear();
         world.settled.clear();
         for (op, is_committed) in std::mem::take(&mut self.world.change().to_decide) {
+            if possible * 2 <= voters_before {
+                self.world.change().detached.insert(op);
+            }
             self.note_decided(op, is_committed);
         }
     }
@@ -178,6 +182,7 @@ impl State {
             world.rings.retain(|epoch, _| !is_old(*epoch));
             world.ends.retain(|op, _| !is_old(op.epoch));
             world.decided.retain(|op, _| !is_old(op.epoch));
+            world.detached.retain(|op| !is_old(op.epoch));
         }
     }
 

@@ -102,6 +102,12 @@ impl Hasher for Folding {
     }
 }
 
+impl<T> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
 impl<T> Deref for Shared<T> {
     type Target = T;
 
@@ -135,6 +141,17 @@ impl State {
 
     pub(crate) fn node_of(&self, peer: PeerId) -> Option<usize> {
         self.nodes.iter().position(|node| node.id == Some(peer))
+    }
+
+    /// Whether a node's peer is no longer in the run, or will find that it is not.
+    pub(crate) fn is_lost(&self, node: usize) -> bool {
+        !self.nodes[node].lives() || self.master.rules() && !self.is_in_run(node)
+    }
+
+    /// Peers that are lost.
+    pub(crate) fn losses(&self) -> usize {
+        let nodes = 0..self.nodes.len();
+        nodes.filter(|node| self.is_lost(*node)).count()
     }
 
     /// Whether the master counts this node's peer among the registered or accepted.
@@ -334,6 +351,9 @@ pub(crate) struct World {
     pub(crate) to_decide: BTreeMap<OperationId, bool>,
     /// Whether the master has committed or aborted what somebody may still end.
     pub(crate) decided: BTreeMap<OperationId, bool>,
+    /// Decided with an epoch for which no majority could be had. Where the master dies, those who were
+    /// silent may be its majority, and go on without whoever was told.
+    pub(crate) detached: BTreeSet<OperationId>,
     pub(crate) acknowledged: BTreeSet<PeerId>,
 
     /// Properties that do not hold, with what was seen.

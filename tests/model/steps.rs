@@ -38,7 +38,16 @@ impl State {
                 }
                 self.tell_peer(node, peer::Input::OperationFinished { op });
             }
-            Action::Resume(node) => self.resume(node),
+            Action::Resume(node) => {
+                let before = self.clone();
+                self.resume(node);
+                // Dialling in vain is waiting: that it was one time more means nothing.
+                self.seal();
+                let is_as_before = self.master == before.master && self.world == before.world;
+                if is_as_before && matches!(self.nodes[node].line, Line::Broken(_)) {
+                    *self = before;
+                }
+            }
             Action::NoticeSilence(node) => {
                 let reason = "silent".to_owned();
                 self.tell_peer(node, peer::Input::Disconnected { reason });
@@ -163,12 +172,17 @@ impl State {
         let config = MasterConfig {
             // Longer than anybody waits: there is one run.
             recovery_window: DEADLINE,
+            begins_new_run: false,
             ..master_config()
         };
-        let master = Master::new(config, run, 1, [100 + starts; 32], self.world.now);
+        // Its clock is its own, and begins anew.
+        let now = Timestamp::default();
+        let master = Master::new(config, run, 1, [100 + starts; 32], now);
         self.master = Shared::new(master);
         self.forget_what_nobody_knows();
-        self.world.change().starts = starts;
+        let world = self.world.change();
+        world.starts = starts;
+        world.now = now;
         for index in 0..self.nodes.len() {
             self.nodes[index].change().touched = true;
             if matches!(self.nodes[index].line, Line::Up(_)) {
@@ -188,11 +202,13 @@ impl State {
         let voters = active.and_then(|epoch| self.world.rings.get(&epoch));
         let voters: BTreeSet<PeerId> = voters.into_iter().flatten().copied().collect();
         let decided = self.world.decided.clone().into_iter();
-        let decided = decided.filter(|(op, _)| is_known(op)).collect();
+        let holds = |op: &OperationId| is_known(op) && !self.world.detached.contains(op);
+        let decided = decided.filter(|(op, _)| holds(op)).collect();
         let ends = self.world.ends.clone().into_iter();
-        let ends = ends.filter(|(op, _)| is_known(op)).collect();
+        let ends = ends.filter(|(op, _)| holds(op)).collect();
         let world = self.world.change();
         world.decided = decided;
+        world.detached.clear();
         world.ends = ends;
         world.active = active;
         world.voters = voters;

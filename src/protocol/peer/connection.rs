@@ -362,6 +362,17 @@ impl Peer {
         self.on_disconnected(reason);
     }
 
+    /// As `drop_connection`, with a pause.
+    pub(super) fn come_back_later(&mut self, reason: String) {
+        match &self.phase {
+            Phase::Registered { .. } | Phase::Member { .. } => {
+                self.outputs.push_back(Output::LeaveMaster);
+                self.resume(1, reason);
+            }
+            _ => self.drop_connection(reason),
+        }
+    }
+
     pub(super) fn leave(&mut self, request: RequestId) {
         let error = match &self.phase {
             Phase::Member { .. } if self.operations.is_empty() && self.call.is_none() => None,

@@ -502,9 +502,9 @@ impl Peer {
             Arrival::New => {}
             Arrival::Duplicate => return,
             Arrival::Gap => {
-                // What is missing comes again after a resume.
-                self.drop_connection("control messages are missing".to_owned());
-                return;
+                // What is missing comes again after a resume, if it comes at all: not at once again
+                // and again.
+                return self.come_back_later("control messages are missing".to_owned());
             }
         }
         match frame.message {

@@ -7,7 +7,7 @@ use crate::error::{CollectiveError, Gone};
 use crate::protocol::master::MasterConfig;
 use crate::protocol::peer::{Command, Input, Reply, RequestId};
 use crate::types::{Epoch, GroupId, PeerId, Revision};
-use crate::wire::control::{Reign, Welcome};
+use crate::wire::control::{Frame, Reign, ToPeer, Welcome};
 
 const UPDATED: Option<Reply> = Some(Reply::Membership(Ok(())));
 
@@ -511,6 +511,25 @@ fn one_of_another_run_who_was_asleep_does_not_keep_this_one_out() {
     }
     let gone = cluster.nodes[0].peer.gone();
     assert!(matches!(gone, Some(Gone::Evicted { .. })), "{gone:?}");
+}
+
+#[test]
+fn messages_that_are_missing_cost_a_pause_before_the_next_connection() {
+    let mut cluster = Cluster::of(2);
+    let frame = Frame {
+        sequence: 1000,
+        acknowledged: 0,
+        message: ToPeer::RunGoesOn,
+    };
+    cluster.tell_peer(0, Input::Message(frame));
+    let is_pausing = cluster.term_asked_for(0).is_some();
+    assert!(is_pausing);
+    cluster.pass(Duration::from_secs(1));
+    let requests = everybody_calls(&mut cluster, &reduce(1));
+    cluster.run();
+    for reply in replies(&cluster, &requests) {
+        assert!(contributors(reply.as_ref()).is_some(), "{reply:?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //! returns success with S, or is evicted. And no outcome is kept from anybody: who goes from one use
 //! of a tag to a later one was told how each in between ended, unless an update or a sync came
 //! between.
+//!
+//! An empty operation is done with at once, so that nobody but its master knows whether all had
+//! called: what it told only those who died with it is told to nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,6 +90,10 @@ impl Checker for OneOutcome {
             // It has left the run, and nobody knows how the operation ended.
             Err(CollectiveError::Gone(_)) => {}
             Err(error) => {
+                if operation.descriptor.count == 0 {
+                    let peers = &self.peers;
+                    outcome.success.retain(|who, _| !peers.is_dead(who.0));
+                }
                 outcome.failure.insert(who, error.clone());
             }
         }
@@ -211,6 +218,19 @@ mod tests {
         let (mut dead, _) = story();
         dead.tell(2, Event::Died);
         dead.end(&[]).unwrap();
+    }
+
+    #[test]
+    fn what_only_the_dead_were_told_of_an_empty_operation_is_told_to_nobody() {
+        for (input, is_right) in [(&[][..], true), (&[1], false)] {
+            let mut story = Story::of_two(OneOutcome::default());
+            let one = story.reduce(1, op(1, 7, 0), input);
+            let two = story.reduce(2, op(1, 7, 0), input);
+            story.reduced(1, one, Ok(&[1, 2]), input).unwrap();
+            story.tell(1, Event::Died);
+            let aborts = story.reduced(2, two, Err(aborted()), input);
+            assert_eq!(aborts.is_ok(), is_right);
+        }
     }
 
     #[test]

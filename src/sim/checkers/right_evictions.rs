@@ -6,6 +6,9 @@
 //!   from death;
 //! - a connection of it was made to swallow what it is given, or lived on at one end only;
 //! - its connections to the master and to another peer were reset: two witnesses of a death;
+//! - a link of it was reset again and again, and no ring was left without it;
+//! - the master died, and of those who knew less than it somebody came back first: who had been
+//!   silent when the run went on without it, and had a majority for itself;
 //! - the master died, and it gave up waiting for it; or waiting for a majority, while another member
 //!   was dead or out;
 //! - nobody of its run came back to the master in time, and another began;
@@ -41,7 +44,7 @@ pub struct RightEvictions {
     misbehaving: BTreeSet<ProcessId>,
     frozen: BTreeMap<ProcessId, Outages>,
     cut_off: BTreeMap<ProcessId, Outages>,
-    resets: BTreeMap<ProcessId, BTreeMap<ProcessId, WorldTime>>,
+    resets: BTreeMap<ProcessId, BTreeMap<ProcessId, Vec<WorldTime>>>,
     /// The peers that the master wanted in the last epoch.
     members: Vec<PeerId>,
     master_died: Option<WorldTime>,
@@ -50,6 +53,9 @@ pub struct RightEvictions {
     /// Those with a connection that says nothing and does not end.
     muted: BTreeMap<ProcessId, WorldTime>,
 }
+
+/// Resets of one link, not long ago, after which nobody is to blame for its being down.
+const RESETS_OF_A_BAD_LINK: usize = 4;
 
 /// Stretches of time, in order.
 #[derive(Debug, Default)]
@@ -91,7 +97,8 @@ impl Checker for RightEvictions {
                 for (one, other) in [(process, *with), (*with, process)] {
                     match strike {
                         Strike::Reset => {
-                            self.resets.entry(one).or_default().insert(other, at);
+                            let with = self.resets.entry(one).or_default();
+                            with.entry(other).or_default().push(at);
                         }
                         Strike::HalfOpen | Strike::Swallow => {
                             self.muted.insert(one, at);
@@ -158,7 +165,9 @@ impl RightEvictions {
             || self.was_out(at, process)
             || self.was_out(at, ProcessId::MASTER)
             || self.was_out(at, ProcessId::STANDBY)
-            || self.was_reset_twice(at, process);
+            || self.was_reset_twice(at, process)
+            || (reason.contains("no link can be made") && self.has_bad_link(at, process))
+            || (reason.contains("is not known") && self.is_overtaken(at));
         if right {
             return Ok(());
         }
@@ -191,9 +200,34 @@ impl RightEvictions {
         };
         let recent = |time: &WorldTime| self.is_recent(at, *time);
         let masters = [ProcessId::MASTER, ProcessId::STANDBY];
-        let by_master = masters.iter().filter_map(|master| resets.get(master));
-        by_master.into_iter().any(recent)
-            && resets.values().filter(|time| recent(time)).count() >= 2
+        let mut by_master = masters.iter().filter_map(|master| resets.get(master));
+        by_master.any(|times| times.iter().any(recent))
+            && resets
+                .values()
+                .filter(|times| times.iter().any(recent))
+                .count()
+                >= 2
+    }
+
+    /// Whether one of its links was reset so often that it may not have come up in between.
+    fn has_bad_link(&self, at: WorldTime, process: ProcessId) -> bool {
+        let links = self.resets.get(&process).into_iter().flatten();
+        links.into_iter().any(|(_, times)| {
+            let recent = times.iter().filter(|time| self.is_recent(at, **time));
+            recent.count() >= RESETS_OF_A_BAD_LINK
+        })
+    }
+
+    /// Whether the master is another one, and somebody whom the run had gone on without is alive and
+    /// has not heard of it.
+    fn is_overtaken(&self, at: WorldTime) -> bool {
+        let is_unaware = |peer: &PeerId| {
+            let who = self.peers.process(*peer);
+            who.is_some_and(|who| self.peers.is_in_run(who))
+        };
+        self.master_died
+            .is_some_and(|died| self.is_recent(at, died))
+            && self.left_out.keys().any(is_unaware)
     }
 
     fn is_recent(&self, at: WorldTime, time: WorldTime) -> bool {
@@ -330,6 +364,36 @@ mod tests {
         assert!(story.try_tell(2, gone()).is_err());
         strike(&mut story, 1, Strike::Reset);
         story.tell(2, gone());
+    }
+
+    #[test]
+    fn a_link_that_is_reset_again_and_again_is_a_reason_where_it_is_missed() {
+        for (times, reason, is_right) in [
+            (4, "no link can be made with peer 1", true),
+            (4, "it was silent", false),
+            (2, "no link can be made with peer 1", false),
+        ] {
+            let mut story = story();
+            (0..times).for_each(|_| strike(&mut story, 1, Strike::Reset));
+            let reason = reason.to_owned();
+            let gone = Event::MachineGone(Gone::Evicted { reason });
+            assert_eq!(story.try_tell(2, gone).is_ok(), is_right);
+        }
+    }
+
+    #[test]
+    fn who_is_unknown_to_a_master_that_follows_somebody_left_out_is_gone_rightly() {
+        for has_died in [true, false] {
+            let mut story = story();
+            story.tell(0, Event::NextMembers(vec![peer(1), peer(2)]));
+            story.tell(0, Event::NextMembers(vec![peer(2)]));
+            if has_died {
+                story.tell(0, Event::Died);
+            }
+            let reason = "peer 20 is not known".to_owned();
+            let gone = Event::MachineGone(Gone::Evicted { reason });
+            assert_eq!(story.try_tell(2, gone).is_ok(), has_died);
+        }
     }
 
     #[test]
