@@ -39,6 +39,7 @@ impl Actor {
     /// Starts a master, at the address of one before it where there was one; returns where it
     /// listens, too.
     pub(crate) fn start_master(
+        label: &str,
         folder: &Path,
         profile: Profile,
         place: Option<Place>,
@@ -48,7 +49,7 @@ impl Actor {
         let listen = before.map_or_else(|| format!("{host}:0"), str::to_owned);
         let arguments =
             ["master", "--listen", &listen, "--profile", profile.name()].map(str::to_owned);
-        let mut actor = Self::spawn("master", folder, &arguments, Stdio::piped(), place)?;
+        let mut actor = Self::spawn(label, folder, &arguments, Stdio::piped(), place)?;
         let mut address = String::new();
         if let Some(output) = actor.child.stdout.take() {
             let read = BufReader::new(output).read_line(&mut address);

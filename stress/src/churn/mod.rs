@@ -80,6 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, String> {
         is_sparse: false,
         profile: arguments.profile,
         has_networks,
+        has_standby: false,
     };
     let mut stage = Stage::open(&folder, work)?;
     let mut script = Script::new(

@@ -50,10 +50,13 @@ impl<'a> Membership<'a> {
         leave: &'a AtomicBool,
         watch: &'a Arc<Watch>,
     ) -> Result<Self, End> {
-        let config = Config::new(&arguments.master)
+        let mut config = Config::new(&arguments.master)
             .label(&arguments.label)
             .group(GroupId(arguments.group))
             .master_grace(Duration::from_millis(arguments.master_grace_ms));
+        if let Some(standby) = &arguments.standby {
+            config = config.standby_master(standby);
+        }
         log.note(Event::Connecting);
         let start = Instant::now();
         let watched = watch.enter("connect");

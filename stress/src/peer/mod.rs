@@ -31,6 +31,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Arguments {
     #[arg(long)]
     pub(crate) master: String,
+    /// Another one that may take over.
+    #[arg(long)]
+    pub(crate) standby: Option<String>,
     #[arg(long)]
     pub(crate) label: String,
     /// Where to write down what happens.

@@ -85,6 +85,9 @@ pub(crate) struct Arguments {
     /// comes just before the fault, so that it falls into joint calls as well.
     #[arg(long)]
     calls: bool,
+    /// With `kill-master`: there is a second master, which takes over.
+    #[arg(long)]
+    standby: bool,
     /// With `idle-cut`: how long the peers do nothing between all-reduces.
     #[arg(long, default_value_t = 5000)]
     idle_ms: u64,
@@ -121,7 +124,13 @@ impl Arguments {
             is_sparse: true,
             profile: self.profile,
             has_networks,
+            has_standby: self.standby,
         }
+    }
+
+    /// Whether a master is there after the one that is killed.
+    fn master_follows(&self) -> bool {
+        self.away_ms.is_some() || self.standby
     }
 
     /// Says something to a human.

@@ -113,7 +113,7 @@ impl Summary {
                 continue;
             }
             // Who lost its place waits for newcomers to be let in, which nobody does here.
-            let is_over = arguments.fault == Fault::KillMaster && arguments.away_ms.is_none();
+            let is_over = arguments.fault == Fault::KillMaster && !arguments.master_follows();
             let waits = sight.gone.is_some() || is_over;
             if sight.to_commit_ms.is_none() && !waits {
                 self.violations
@@ -132,10 +132,14 @@ impl Summary {
             }
             if let (Some(away_us), Some(longest_ms)) = (history.master_away_us(), sight.longest_ms)
             {
-                let away_ms = away_us as f64 / 1000.0;
+                // Nobody waits for the one that was killed where another takes over.
+                let away_ms = match arguments.standby {
+                    true => 0.0,
+                    false => away_us as f64 / 1000.0,
+                };
                 self.beyond_absence.push(longest_ms - away_ms - own_ms);
             }
-            if arguments.away_ms.is_some()
+            if arguments.master_follows()
                 && let Some(error) = sight.error
             {
                 let text = format!("{label} was told of it: {error}");

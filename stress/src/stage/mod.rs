@@ -38,6 +38,8 @@ pub(crate) struct Work {
     pub(crate) profile: Profile,
     /// Whether each process has a network of its own, which can be cut.
     pub(crate) has_networks: bool,
+    /// Whether there is a second master, which nobody hurts.
+    pub(crate) has_standby: bool,
 }
 
 pub(crate) struct Stage {
@@ -49,6 +51,7 @@ pub(crate) struct Stage {
     /// When another is started in its place.
     master_due: Option<Instant>,
     address: String,
+    standby: Option<(Actor, String)>,
     peers: Vec<Actor>,
     leaving: Vec<Actor>,
     next_label: u64,
@@ -68,8 +71,23 @@ impl Stage {
             }
         }
         let mut network = work.has_networks.then(Network::open).transpose()?;
-        let place = network.as_mut().map(Network::place).transpose()?;
-        let (master, address) = Actor::start_master(folder, work.profile, place, None)?;
+        let mut start = |label| {
+            let place = network.as_mut().map(Network::place).transpose()?;
+            Actor::start_master(label, folder, work.profile, place, None)
+        };
+        let (master, address) = start("master")?;
+        let standby = match work.has_standby {
+            true => {
+                // At a port that the system picks it has begun a run of its own.
+                let (mut first, at) = start("standby")?;
+                first.kill()?;
+                let place = first.take_place();
+                let profile = work.profile;
+                let again = Actor::start_master("standby", folder, profile, place, Some(&at))?;
+                Some(again)
+            }
+            false => None,
+        };
         Ok(Self {
             log: Log::open(&folder.join("orchestrator.jsonl"), "orchestrator")?,
             folder: folder.to_owned(),
@@ -78,6 +96,7 @@ impl Stage {
             master_is_gone: false,
             master_due: None,
             address,
+            standby,
             peers: Vec::new(),
             leaving: Vec::new(),
             next_label: 1,
@@ -126,6 +145,9 @@ impl Stage {
         ] {
             arguments.extend([name.to_owned(), value]);
         }
+        if let Some((_, address)) = &self.standby {
+            arguments.extend(["--standby".to_owned(), address.clone()]);
+        }
         arguments.extend(work.is_sparse.then(|| "--sparse".to_owned()));
         arguments.extend(more.iter().map(|&argument| argument.to_owned()));
         let place = self.network.as_mut().map(Network::place).transpose()?;
@@ -160,7 +182,8 @@ impl Stage {
     fn return_master(&mut self) -> Result<(), String> {
         let place = self.master.take_place();
         let before = Some(self.address.as_str());
-        (self.master, _) = Actor::start_master(&self.folder, self.work.profile, place, before)?;
+        let profile = self.work.profile;
+        (self.master, _) = Actor::start_master("master", &self.folder, profile, place, before)?;
         self.master_is_gone = false;
         let pid = self.master.pid();
         self.log.note_of(&self.master.label, Event::Started { pid });
