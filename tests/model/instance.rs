@@ -72,6 +72,7 @@ impl Instance {
             complained: BTreeMap::new(),
             complaint: None,
             uneven: false,
+            skips: false,
             rings: BTreeMap::new(),
             ends: BTreeMap::new(),
             settled: BTreeMap::new(),

@@ -335,6 +335,9 @@ pub(crate) struct World {
     pub(crate) complaint: Option<Timestamp>,
     /// Callers cancelled: what they were told is not what others were told.
     pub(crate) uneven: bool,
+    /// A master died while somebody waited in a joint call: it may enter the run in a later epoch than
+    /// others, and is not told of what failed before that.
+    pub(crate) skips: bool,
 
     /// The ring of each epoch that somebody may still enter.
     pub(crate) rings: BTreeMap<Epoch, Vec<PeerId>>,

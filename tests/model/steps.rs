@@ -180,7 +180,9 @@ impl State {
         let master = Master::new(config, run, 1, [100 + starts; 32], now);
         self.master = Shared::new(master);
         self.forget_what_nobody_knows();
+        let waits = self.nodes.iter().any(|node| node.update == Once::Calling);
         let world = self.world.change();
+        world.skips |= waits;
         world.starts = starts;
         world.now = now;
         for index in 0..self.nodes.len() {
