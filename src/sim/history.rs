@@ -183,7 +183,7 @@ pub enum Event {
     },
     /// A sync moves tensors here, or has nothing to move.
     SyncBegan {
-        /// Its number; grows within a run.
+        /// Stands for its number and its token.
         round: u64,
     },
     /// The machine of this life has left the run.

@@ -268,7 +268,11 @@ impl Inner {
                     roll_back: *roll_back,
                 }),
                 peer::Output::BeginSync { plan, .. } => {
-                    Some(Event::SyncBegan { round: plan.round })
+                    // Two masters that do not know of one another may give the same number.
+                    let (token, _) = plan.token.split_at(8);
+                    let token = token.try_into().map_or(0, u64::from_le_bytes);
+                    let round = plan.round ^ token;
+                    Some(Event::SyncBegan { round })
                 }
                 peer::Output::Gone(gone) => Some(Event::MachineGone(gone.clone())),
                 _ => None,

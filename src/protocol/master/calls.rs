@@ -54,6 +54,8 @@ impl Master {
         };
         match &member.call {
             None => return,
+            // It has ended for others.
+            Some(_) if self.answers_owed.contains_key(&peer) => return,
             Some(JointCall::SyncSharedState(_)) if self.is_committing(member.group) => return,
             Some(JointCall::SyncSharedState(_)) if self.is_syncing(member.group) => {
                 let group = member.group;

@@ -196,6 +196,21 @@ fn a_call_that_has_ended_for_one_ends_the_same_way_for_all() {
 }
 
 #[test]
+fn a_call_that_has_ended_for_one_cannot_be_cancelled_by_another() {
+    let mut cluster = Cluster::of(2);
+    let requests = everybody_calls(&mut cluster, &Command::ArePeersPending);
+    arrive_at_master(&mut cluster);
+    arrive_at(&mut cluster, 0);
+    assert!(cluster.reply(0, requests[0]).is_some());
+    cluster.kill_master();
+    cluster.command(1, Command::Cancel);
+    cluster.start_master();
+    cluster.pass(Duration::from_secs(1));
+    let told = replies(&cluster, &requests);
+    assert_eq!(told[0], told[1]);
+}
+
+#[test]
 fn the_next_call_of_who_was_told_is_not_the_call_of_the_others() {
     let mut cluster = Cluster::of(2);
     let calls = everybody_calls(&mut cluster, &Command::UpdateTopology);

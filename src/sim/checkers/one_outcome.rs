@@ -3,8 +3,8 @@
 //! of a tag to a later one was told how each in between ended, unless an update or a sync came
 //! between.
 //!
-//! An empty operation is done with at once, so that nobody but its master knows whether all had
-//! called: what it told only those who died with it is told to nobody.
+//! Where another master has come to rule, what the one before told only those who are dead is told to
+//! nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +22,7 @@ pub struct OneOutcome {
     peers: Peers,
     outcomes: BTreeMap<OperationId, Outcome>,
     told: Told,
+    is_another_master: bool,
 }
 
 /// Who was told of how many uses of a tag.
@@ -67,6 +68,7 @@ impl Checker for OneOutcome {
                 ..
             } => self.told.forgive(record.process),
             Event::NewRun => self.outcomes.clear(),
+            Event::MasterRules => self.is_another_master = true,
             Event::OperationBegan { op, .. } => self.told.began(record.process, *op)?,
             _ => {}
         }
@@ -90,12 +92,13 @@ impl Checker for OneOutcome {
             // It has left the run, and nobody knows how the operation ended.
             Err(CollectiveError::Gone(_)) => {}
             Err(error) => {
-                if operation.descriptor.count == 0 {
-                    let peers = &self.peers;
-                    outcome.success.retain(|who, _| !peers.is_dead(who.0));
-                }
                 outcome.failure.insert(who, error.clone());
             }
+        }
+        if self.is_another_master {
+            let peers = &self.peers;
+            outcome.success.retain(|who, _| !peers.is_dead(who.0));
+            outcome.failure.retain(|who, _| !peers.is_dead(who.0));
         }
         outcome.judge(operation.op)
     }
@@ -221,15 +224,15 @@ mod tests {
     }
 
     #[test]
-    fn what_only_the_dead_were_told_of_an_empty_operation_is_told_to_nobody() {
-        for (input, is_right) in [(&[][..], true), (&[1], false)] {
-            let mut story = Story::of_two(OneOutcome::default());
-            let one = story.reduce(1, op(1, 7, 0), input);
-            let two = story.reduce(2, op(1, 7, 0), input);
-            story.reduced(1, one, Ok(&[1, 2]), input).unwrap();
+    fn what_only_the_dead_were_told_by_a_master_before_is_told_to_nobody() {
+        for is_another_master in [true, false] {
+            let (mut story, two) = story();
             story.tell(1, Event::Died);
-            let aborts = story.reduced(2, two, Err(aborted()), input);
-            assert_eq!(aborts.is_ok(), is_right);
+            if is_another_master {
+                story.tell(0, Event::MasterRules);
+            }
+            let aborts = story.reduced(2, two, Err(aborted()), &[2]);
+            assert_eq!(aborts.is_ok(), is_another_master);
         }
     }
 

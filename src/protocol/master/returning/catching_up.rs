@@ -104,14 +104,15 @@ impl Master {
                 .members
                 .get_mut(&peer)
                 .map(|m| std::mem::take(&mut m.later));
+            let sync = answers.get(&(report.group, "sync_shared_state"));
             for message in later.into_iter().flatten() {
                 // Those of whom it would be a witness were here after it.
                 if !matches!(message, ToMaster::LinkState { up: false, .. }) {
                     self.on_message(peer, message);
                 }
+                // Before it can cancel what has ended for others.
+                self.answer_who_is_behind(peer, &report, sync, of_all.as_ref());
             }
-            let sync = answers.get(&(report.group, "sync_shared_state"));
-            self.answer_who_is_behind(peer, &report, sync, of_all.as_ref());
         }
         if !self.active.must_end {
             self.answer_who_is_owed();
