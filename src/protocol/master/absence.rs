@@ -36,6 +36,11 @@ impl Master {
             return;
         }
         debug!(name = %member.name, %reason, "control connection closed");
+        let may_follow_another = member.report.as_ref().is_some_and(|r| r.masters > 1);
+        if self.listening.is_some() && may_follow_another {
+            // It is counted on once it is here again.
+            return self.forget_silent(peer);
+        }
         if mutated(Mutation::OneWitnessKills) {
             return self.remove(peer, Departure::KnownDead, reason);
         }

@@ -276,3 +276,21 @@ fn an_old_copy_does_not_raise_the_revision_of_a_group_that_has_begun_afresh() {
     let next = cluster.all(vec![(other, present(1, "c"))]);
     assert!(matches!(next[..], [Some(Reply::Sync(Ok(_)))]), "{next:?}");
 }
+
+#[test]
+fn who_has_left_a_master_that_does_not_rule_yet_is_not_counted_on() {
+    let mut cluster = Cluster::with_standbys(3, 1);
+    cluster.kill_master();
+    cluster.cut_off(2, 1);
+    cluster.pass(Duration::from_secs(1));
+    // One of the two that are there is gone, and the third comes.
+    cluster.mend();
+    cluster.cut_off(0, 1);
+    cluster.pass(Duration::from_secs(2));
+    assert!(!cluster.master_at(1).rules());
+    cluster.mend();
+    cluster.pass(Duration::from_secs(3));
+    assert!(cluster.master_at(1).rules());
+    assert_eq!(world(&cluster, 0), Some(3));
+    assert_succeeded(&call_everywhere(&mut cluster, &[0, 1, 2]));
+}
