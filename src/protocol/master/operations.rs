@@ -35,10 +35,13 @@ impl Operation {
     }
 
     /// Whether nobody of this ring can be missing in the result of who is done. An empty buffer is
-    /// done with at once, whoever else has called.
+    /// done with at once, whoever else has called, and whatever they meant.
     pub(super) fn needs_all_of(&self, ring: &[PeerId]) -> bool {
+        let mut begun = self.begun.values();
+        let first = begun.next();
+        let agree = begun.all(|other| first.is_none_or(|first| first.difference(other).is_none()));
         self.begun.values().all(|descriptor| descriptor.count > 0)
-            || ring.iter().all(|peer| self.has_begun(*peer))
+            || (agree && ring.iter().all(|peer| self.has_begun(*peer)))
     }
 }
 
@@ -248,6 +251,33 @@ impl Master {
         let settlement = self.settlement(group, &members, op, outcome);
         for peer in members {
             self.say(peer, ToPeer::OperationSettled(settlement.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{DataType, ReduceOp};
+
+    #[test]
+    fn an_empty_buffer_does_not_stand_for_what_another_meant_by_the_operation() {
+        let ring = [PeerId(1), PeerId(2)];
+        for (counts, holds_all) in [([0, 0], true), ([1, 0], false), ([1, 1], true)] {
+            let begun = ring.into_iter().zip(counts).map(|(peer, count)| {
+                let descriptor = Descriptor {
+                    count,
+                    data_type: DataType::U8,
+                    op: ReduceOp::Sum,
+                    quantization: None,
+                };
+                (peer, descriptor)
+            });
+            let operation = Operation {
+                begun: begun.collect(),
+                done: BTreeSet::from([PeerId(2)]),
+            };
+            assert_eq!(operation.needs_all_of(&ring), holds_all, "{counts:?}");
         }
     }
 }
