@@ -13,7 +13,7 @@ use pccl::{Epoch, GroupId, PeerId, RunId, Timestamp};
 use stateright::{Model, Property};
 
 use super::driving::{CONNECT, UPDATE, master_config};
-use super::moves::{Action, Fault, Kind};
+use super::moves::{Action, DEATHS, Fault, Kind, SILENCES};
 use super::properties::{
     COMPLETE, IN_STEP, LINEAR, MAJORITY, MEMORY, NO_HANG, NOT_WRONGLY, ONE_OUTCOME, ONE_REPLY,
 };
@@ -58,6 +58,29 @@ impl Instance {
             in_full: false,
             #[cfg(feature = "sim")]
             mutation: None,
+        }
+    }
+
+    /// Three peers, of whom two die, and their master twice.
+    pub(crate) fn two_restarts_and_two_deaths() -> Self {
+        Self {
+            faults: 4,
+            restarts: 2,
+            losses: 2,
+            kinds: DEATHS,
+            ..Self::of(3)
+        }
+    }
+
+    /// Two peers and a newcomer, one of whom is not heard, and their master dies.
+    pub(crate) fn a_newcomer_a_silence_and_a_restart() -> Self {
+        Self {
+            newcomers: 1,
+            faults: 2,
+            restarts: 1,
+            losses: 1,
+            kinds: SILENCES,
+            ..Self::of(2)
         }
     }
 

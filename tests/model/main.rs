@@ -185,26 +185,13 @@ fn three_peers_of_whom_one_dies_and_their_master() {
 
 #[test]
 fn three_peers_of_whom_two_die_and_their_master_twice() {
-    let instance = Instance {
-        faults: 4,
-        restarts: 2,
-        losses: 2,
-        kinds: DEATHS,
-        ..Instance::of(3)
-    };
+    let instance = Instance::two_restarts_and_two_deaths();
     check("3 peers, 1 tag, 2 restarts and 2 deaths", instance);
 }
 
 #[test]
 fn two_peers_one_newcomer_a_silence_and_a_restart() {
-    let instance = Instance {
-        newcomers: 1,
-        faults: 2,
-        restarts: 1,
-        losses: 1,
-        kinds: SILENCES,
-        ..Instance::of(2)
-    };
+    let instance = Instance::a_newcomer_a_silence_and_a_restart();
     check("2 peers and 1 newcomer, a restart and a silence", instance);
 }
 

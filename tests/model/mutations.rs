@@ -5,16 +5,11 @@ use pccl::mutation::Mutation;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use super::instance::Instance;
-use super::moves::{DEATHS, Kind, MISHAPS, SILENCES};
+use super::moves::{Kind, MISHAPS, SILENCES};
 use super::properties::{COMPLETE, IN_STEP, LINEAR, MAJORITY, NO_HANG, ONE_OUTCOME};
 
-/// Whether a state is found in which a property does not hold, of a size that an unoptimised build
-/// does not look at.
+/// Whether a state is found in which a property does not hold.
 fn is_found(mutation: Mutation, instance: Instance) -> bool {
-    if cfg!(debug_assertions) {
-        println!("{mutation:?}: skipped: needs --release");
-        return true;
-    }
     let instance = Instance {
         mutation: Some(mutation),
         ..instance
@@ -125,19 +120,15 @@ fn a_resume_that_says_nothing_is_found() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "needs --release")]
 fn a_master_that_comes_back_and_rules_without_a_majority_is_found() {
-    let instance = Instance {
-        faults: 4,
-        restarts: 2,
-        losses: 2,
-        kinds: DEATHS,
-        ..Instance::of(3)
-    };
+    let instance = Instance::two_restarts_and_two_deaths();
     assert!(is_found(Mutation::RuleWithoutMajority, instance.clone()));
     assert!(is_found(Mutation::TakeBackWhoWasLeftOut, instance));
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "needs --release")]
 fn a_master_that_comes_back_and_does_not_ask_how_operations_ended_is_found() {
     let instance = Instance {
         faults: 2,
@@ -150,14 +141,8 @@ fn a_master_that_comes_back_and_does_not_ask_how_operations_ended_is_found() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "needs --release")]
 fn a_master_that_comes_back_and_does_not_answer_who_is_behind_is_found() {
-    let instance = Instance {
-        newcomers: 1,
-        faults: 2,
-        restarts: 1,
-        losses: 1,
-        kinds: SILENCES,
-        ..Instance::of(2)
-    };
+    let instance = Instance::a_newcomer_a_silence_and_a_restart();
     assert!(is_found(Mutation::AnswerNobodyBehind, instance));
 }
