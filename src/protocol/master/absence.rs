@@ -51,11 +51,25 @@ impl Master {
             next_probe: now + PROBE_PAUSE,
         });
         let address = member.name.address.clone();
-        if member.unreachable_from.is_empty() {
+        if member.unreachable_from.is_empty() || !self.are_lanes_witnesses(peer) {
             self.outputs.push_back(Output::Probe { peer, address });
         } else {
             self.on_second_witness(peer, "and its lanes too");
         }
+    }
+
+    /// It hears nothing, or too little, of this master, and may give up its lanes for that as well.
+    pub(super) fn on_redialling(&mut self, peer: PeerId) {
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.redials = true;
+        }
+    }
+
+    /// Whether lanes that close are a second witness that a peer is dead. Not where it may be at another
+    /// master: one that resets all connections of a live peer would make a majority of two.
+    fn are_lanes_witnesses(&self, peer: PeerId) -> bool {
+        let redials = self.members.get(&peer).is_some_and(|m| m.redials);
+        !redials && !self.active.has_standbys
     }
 
     /// Only neighbours of the active epoch are witnesses: who has activated it a moment later than
@@ -81,7 +95,7 @@ impl Master {
             return;
         }
         member.unreachable_from.insert(reporter);
-        if member.connection.is_none() {
+        if member.connection.is_none() && self.are_lanes_witnesses(other) {
             self.on_second_witness(other, "and its lanes too");
         }
     }

@@ -46,6 +46,8 @@ pub(super) struct Member {
     pub(super) has: u64,
     pub(super) token: u64,
     pub(super) closed: Option<Closed>,
+    /// It has said that it gives its connection up.
+    pub(super) redials: bool,
     /// What it holds of the run, where this master has come back to it.
     pub(super) report: Option<Box<Report>>,
     /// What else it said before this master ruled.
@@ -239,6 +241,7 @@ impl Master {
             has: 0,
             token,
             closed: None,
+            redials: false,
             report: None,
             later: Vec::new(),
         }
@@ -252,6 +255,7 @@ impl Master {
         info!(name = %member.name, "resumed");
         let older = member.connection.replace(connection);
         member.closed = None;
+        member.redials = false;
         member.watch.reconnected(now, self.next_heartbeat);
         member.unreachable_from.clear();
         let accepted = member.accepted;

@@ -430,6 +430,7 @@ impl Master {
                 self.on_sync_failed(peer, round, holder, reason);
             }
             ToMaster::Leave => self.on_leave(peer),
+            ToMaster::Redialling => self.on_redialling(peer),
             // It answers a question that is over.
             ToMaster::Report(_) | ToMaster::Promised { .. } => {}
         }

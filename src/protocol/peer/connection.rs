@@ -358,7 +358,7 @@ impl Peer {
 
     /// Gives up a connection that is open but of no use, and makes another.
     pub(super) fn drop_connection(&mut self, reason: String) {
-        self.outputs.push_back(Output::LeaveMaster);
+        self.give_up_connection();
         self.on_disconnected(reason);
     }
 
@@ -366,11 +366,19 @@ impl Peer {
     pub(super) fn come_back_later(&mut self, reason: String) {
         match &self.phase {
             Phase::Registered { .. } | Phase::Member { .. } => {
-                self.outputs.push_back(Output::LeaveMaster);
+                self.give_up_connection();
                 self.resume(1, reason);
             }
             _ => self.drop_connection(reason),
         }
+    }
+
+    fn give_up_connection(&mut self) {
+        if self.is_connected() {
+            let frame = self.session.whisper(ToMaster::Redialling);
+            self.outputs.push_back(Output::Send(frame));
+        }
+        self.outputs.push_back(Output::LeaveMaster);
     }
 
     pub(super) fn leave(&mut self, request: RequestId) {

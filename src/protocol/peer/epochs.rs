@@ -70,7 +70,16 @@ impl Peer {
         }
     }
 
+    /// Said again and again for as long as it is true. Who does not hear the master cannot say which
+    /// end of a link it is.
     pub(super) fn on_link_failed(&mut self, peer: PeerId, fault: LinkFault, reason: String) {
+        let is_deaf = self
+            .watch
+            .as_ref()
+            .is_some_and(|w| w.is_suspicious(self.now));
+        if is_deaf || !self.is_connected() {
+            return;
+        }
         let needs = |links: &[LinkSpec]| links.iter().any(|link| link.peer.id == peer);
         let proposed = self.proposed.as_ref().map(|p| &p.proposal);
         let epoch = match (proposed, &self.active) {

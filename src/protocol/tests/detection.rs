@@ -9,6 +9,7 @@ use super::timed::Timed;
 use crate::error::Gone;
 use crate::protocol::master::MasterConfig;
 use crate::protocol::peer::{Command, Reply};
+use crate::types::PeerId;
 
 const NEAR: Duration = Duration::from_micros(200);
 const FAR: Duration = Duration::from_millis(50);
@@ -172,6 +173,28 @@ fn a_peer_that_is_not_heard_finds_out_by_itself() {
         run.nodes[1].path.cut_up = true;
         let noticed = run.run_until(|run| run.nodes[1].connections > 1);
         assert!(noticed < limit, "{noticed:?}");
+    }
+}
+
+#[test]
+fn who_gives_up_its_connection_and_its_lanes_as_it_hears_nobody_is_not_taken_for_dead() {
+    for config in profiles() {
+        let mut run = Timed::of(3, config, ms(1));
+        let peers: Vec<PeerId> = run.master.peers().map(|name| name.id).collect();
+        for moment in 0..20 {
+            run.run_for(Duration::from_secs(60) + ms(17) * moment);
+            let before = run.nodes[1].connections;
+            run.nodes[1].path.cut_down = true;
+            run.run_until(|run| run.nodes[1].connections > before);
+            run.run_for(ms(5));
+            run.see_lanes_close(0, peers[1]);
+            run.see_lanes_close(2, peers[1]);
+            run.run_for(ms(50));
+            run.nodes[1].path.cut_down = false;
+            run.run_for(Duration::from_secs(5));
+            assert_eq!(run.nodes[1].peer.gone(), None, "moment {moment}");
+            assert_eq!(run.nodes[0].world_size, 3);
+        }
     }
 }
 

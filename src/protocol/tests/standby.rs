@@ -79,6 +79,21 @@ fn who_alone_has_lost_the_master_does_not_cost_it_its_rule() {
 }
 
 #[test]
+fn who_may_be_at_another_master_is_not_dead_because_all_its_connections_close() {
+    let mut cluster = Cluster::with_standbys(3, 1);
+    let ids: Vec<_> = cluster.nodes.iter().map(|node| node.id.unwrap()).collect();
+    cluster.say_link_down(0, ids[2]);
+    cluster.cut_off(2, 0);
+    cluster.say_link_down(1, ids[2]);
+    cluster.run();
+    assert!(cluster.master().peers().any(|name| name.id == ids[2]));
+    cluster.mend();
+    cluster.pass(Duration::from_secs(1));
+    assert_eq!(world(&cluster, 0), Some(3));
+    assert_succeeded(&call_everywhere(&mut cluster, &[0, 1, 2]));
+}
+
+#[test]
 fn of_two_sides_the_one_with_most_voters_goes_on() {
     let mut cluster = Cluster::with_standbys(3, 1);
     for node in [1, 2] {

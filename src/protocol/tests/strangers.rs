@@ -153,6 +153,7 @@ fn no_number_is_too_large_to_be_said() {
                     reason: reason(),
                 },
                 ToMaster::CancelCall,
+                ToMaster::Redialling,
                 ToMaster::Leave,
                 ToMaster::Leave,
             ];

@@ -243,6 +243,23 @@ fn who_was_away_has_its_time_to_make_the_link_before_anybody_goes() {
 }
 
 #[test]
+fn who_does_not_hear_the_master_complains_of_no_link() {
+    let mut cluster = Cluster::of(3);
+    let epoch = cluster.master().epoch();
+    let other = cluster.nodes[2].id.unwrap();
+    cluster.cut_off(1, 0);
+    cluster.fail_link_so(1, other, LinkFault::NothingDelivered);
+    cluster.run();
+    cluster.mend();
+    cluster.pass(Duration::from_secs(1));
+    assert_eq!(cluster.nodes[1].peer.gone(), None);
+    assert_eq!(cluster.master().epoch(), epoch);
+    cluster.fail_link_so(1, other, LinkFault::NothingDelivered);
+    cluster.pass(Duration::from_secs(1));
+    assert_ne!(cluster.master().epoch(), epoch);
+}
+
+#[test]
 fn where_the_link_cannot_be_made_after_all_one_goes() {
     let (mut cluster, ids) = back_without_a_link();
     for _ in 0..4 {

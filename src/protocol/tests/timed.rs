@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::random::Dice;
 use crate::protocol::master::{self, ConnectionId, Master, MasterConfig, Solution};
-use crate::protocol::peer::{self, Command, Peer, PeerConfig, Reply, RequestId};
-use crate::types::{GroupId, RunId, Timestamp};
+use crate::protocol::peer::{self, Command, LinkLoss, Peer, PeerConfig, Reply, RequestId};
+use crate::types::{GroupId, PeerId, RunId, Timestamp};
 use crate::wire::control::{Join, Message, Welcome};
 
 /// The way between a peer and the master.
@@ -246,6 +246,12 @@ impl Timed {
         self.schedule(self.now, Event::ToMaster(closed));
         let heard = peer::Input::Disconnected { reason };
         self.schedule(self.now + delay, Event::ToPeer(node, connection, heard));
+    }
+
+    /// A node sees all its lanes to a peer closed by the other side.
+    pub(super) fn see_lanes_close(&mut self, node: usize, peer: PeerId) {
+        let loss = LinkLoss::ClosedThere;
+        self.tell_peer(node, peer::Input::LinkDown { peer, loss });
     }
 
     fn schedule(&mut self, at: Timestamp, event: Event) {

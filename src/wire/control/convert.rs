@@ -232,6 +232,7 @@ impl Message for Frame<ToMaster> {
             ToMaster::Promised { term } => P::Promised(p::Number {
                 value: u64::from(*term),
             }),
+            ToMaster::Redialling => P::Redialling(p::Empty {}),
         };
         p::FrameToMaster {
             sequence: self.sequence,
@@ -296,6 +297,7 @@ impl Message for Frame<ToMaster> {
             P::Promised(term) => ToMaster::Promised {
                 term: term_of(term)?,
             },
+            P::Redialling(_) => ToMaster::Redialling,
         };
         Ok(Frame {
             sequence: frame.sequence,

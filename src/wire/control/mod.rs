@@ -267,6 +267,9 @@ pub enum ToMaster {
         /// The term.
         term: u32,
     },
+    /// I give this connection up, as I hear nothing or too little on it, and dial again: that it
+    /// closes is no sign of death. Not numbered.
+    Redialling,
 }
 
 /// What a peer holds of the run, for a master that does not remember it.

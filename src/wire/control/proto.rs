@@ -123,7 +123,7 @@ pub(super) struct FrameToMaster {
     pub(super) acknowledged: u64,
     #[prost(
         oneof = "ToMaster",
-        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
+        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
     )]
     pub(super) message: Option<ToMaster>,
 }
@@ -166,6 +166,8 @@ pub(super) enum ToMaster {
     Report(Box<Report>),
     #[prost(message, tag = "20")]
     Promised(Number),
+    #[prost(message, tag = "21")]
+    Redialling(Empty),
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -267,6 +267,7 @@ impl Master {
                 }
             }
             ToMaster::Leave => self.on_leave(peer),
+            ToMaster::Redialling => self.on_redialling(peer),
             message if member.later.len() < LATER_MAX => member.later.push(message),
             _ => self.evict(peer, "it says too much before the master rules".to_owned()),
         }
