@@ -4,15 +4,15 @@
 
 use std::time::Duration;
 
-use pccl::Epoch;
-use pccl::protocol::master::{self, ConnectionId, MasterConfig, Solution};
+use pccl::protocol::master::{self, ConnectionId, Master, MasterConfig, Solution};
 use pccl::protocol::peer::{self, RequestId};
 use pccl::topology;
 use pccl::wire::control::{
     Frame, Heartbeat, Hello, Outcome, Settlement, ToMaster, ToPeer, Welcome,
 };
+use pccl::{Epoch, RunId, Timestamp};
 
-use super::state::{Line, State};
+use super::state::{Line, Node, Ruling, Shared, State};
 
 /// A peer's deadline for operations with tag 0: so far away that it passes only where the model
 /// says so.
@@ -38,6 +38,18 @@ pub(crate) fn master_config() -> MasterConfig {
     }
 }
 
+/// A master in memory of nothing, which waits for longer than anybody for those of a run before it
+/// begins one: there is one run.
+pub(crate) fn one_that_comes(seed: u8) -> Master {
+    let config = MasterConfig {
+        recovery_window: DEADLINE,
+        begins_new_run: false,
+        ..master_config()
+    };
+    let run = RunId(7000 + u64::from(seed));
+    Master::new(config, run, 1, [seed; 32], Timestamp::default())
+}
+
 impl State {
     /// What a connected peer says reaches the master.
     pub(crate) fn deliver(&mut self, node: usize) {
@@ -48,18 +60,19 @@ impl State {
             return;
         };
         let sequence = frame.sequence;
+        let master = self.nodes[node].at;
         if self.nodes[node].up.is_empty() {
             self.nodes[node].change().tail = None;
         }
         if let ToMaster::EpochAcknowledged { epoch } = frame.message
-            && self.world.proposed == Some(epoch)
+            && self.rulings[master].proposed == Some(epoch)
             && let Some(id) = self.nodes[node].id
         {
-            self.world.change().acknowledged.insert(id);
+            self.rulings[master].change().acknowledged.insert(id);
         }
         if let ToMaster::LinkFailed { .. } = frame.message {
-            let now = self.world.now;
-            self.world.change().complaint = Some(now);
+            let ruling = self.rulings[master].change();
+            ruling.complaint = Some(ruling.now);
         }
         if let ToMaster::LinkState { peer, up: true } = frame.message
             && let Some(other) = self.nodes.iter().position(|node| node.id == Some(peer))
@@ -69,9 +82,9 @@ impl State {
                 self.world.change().complained.remove(&pair);
             }
         }
-        self.tell_master(master::Input::Message { connection, frame });
+        self.tell_master(master, master::Input::Message { connection, frame });
         // A heartbeat says that it was heard.
-        if matches!(self.nodes[node].line, Line::Up(now) if now == connection) {
+        if self.is_at(node, master, connection) {
             self.hear(node, nothing_but(sequence, ToPeer::LeaveAcknowledged));
         }
     }
@@ -82,32 +95,44 @@ impl State {
             return;
         };
         let sequence = frame.sequence;
+        let master = self.nodes[node].at;
         self.tell_peer(node, peer::Input::Message(frame));
         if sequence > 0 {
             let frame = nothing_but(sequence, WORD);
-            self.tell_master(master::Input::Message { connection, frame });
+            self.tell_master(master, master::Input::Message { connection, frame });
         }
     }
 
-    pub(crate) fn tell_master(&mut self, input: master::Input) {
-        let now = self.world.now;
-        self.master.change().handle(now, input);
-        while let Some(output) = self.master.change().poll_output() {
-            self.obey_master(output);
+    pub(crate) fn tell_master(&mut self, master: usize, input: master::Input) {
+        let now = self.rulings[master].now;
+        let ruled = self.masters[master].rules();
+        self.masters[master].change().handle(now, input);
+        let rules = self.masters[master].rules();
+        if rules && !ruled {
+            self.note_reign(master);
+        }
+        while let Some(output) = self.masters[master].change().poll_output() {
+            self.obey_master(master, output);
+        }
+        if ruled && !rules {
+            self.rulings[master] = Shared::new(Ruling::at(now));
+            self.forget_what_nobody_knows(master);
         }
     }
 
-    fn obey_master(&mut self, output: master::Output) {
+    fn obey_master(&mut self, master: usize, output: master::Output) {
         match output {
-            master::Output::Send { connection, frame } => self.send_down(connection, frame),
-            master::Output::Close { connection } => self.close_down(connection),
+            master::Output::Send { connection, frame } => {
+                self.send_down(master, connection, frame);
+            }
+            master::Output::Close { connection } => self.close_down(master, connection),
             // Welcomed and refused in the step that says hello; see `greet`.
             master::Output::Welcome { .. } | master::Output::Refuse { .. } => {
-                self.answer(output);
+                self.answer(master, output);
             }
             master::Output::Probe { peer, .. } => {
                 if self.node_of(peer).is_some_and(|n| !self.nodes[n].alive) {
-                    self.tell_master(master::Input::PortRefused { peer });
+                    self.tell_master(master, master::Input::PortRefused { peer });
                 }
             }
             // It is started again in memory of nothing.
@@ -132,45 +157,48 @@ impl State {
                     (*group, solution)
                 });
                 let solutions = solutions.collect();
-                self.tell_master(master::Input::Solved {
-                    request: request.request,
-                    solutions,
-                });
+                let request = request.request;
+                self.tell_master(master, master::Input::Solved { request, solutions });
             }
         }
     }
 
-    fn at(&self, connection: ConnectionId) -> Option<usize> {
-        let is_its = |line: &Line| matches!(line, Line::Up(id) if *id == connection);
-        self.nodes.iter().position(|node| is_its(&node.line))
+    /// Whether this connection to a master is a node's, and both ends take it for open.
+    fn is_at(&self, node: usize, master: usize, connection: ConnectionId) -> bool {
+        let node = &self.nodes[node];
+        node.at == master && matches!(node.line, Line::Up(id) if id == connection)
     }
 
-    fn send_down(&mut self, connection: ConnectionId, frame: Frame<ToPeer>) {
+    fn at(&self, master: usize, connection: ConnectionId) -> Option<usize> {
+        (0..self.nodes.len()).find(|node| self.is_at(*node, master, connection))
+    }
+
+    fn send_down(&mut self, master: usize, connection: ConnectionId, frame: Frame<ToPeer>) {
+        let ruling = &self.rulings[master];
         match &frame.message {
             ToPeer::Heartbeat(_) => return,
             ToPeer::EpochProposed(proposal) => {
                 // What is said again after a resume may be old.
-                let newest = self.world.proposed.max(self.world.active);
+                let newest = ruling.proposed.max(ruling.active);
                 if newest < Some(proposal.epoch) {
-                    let world = self.world.change();
-                    world.proposed = Some(proposal.epoch);
-                    world.acknowledged.clear();
+                    let ruling = self.rulings[master].change();
+                    ruling.proposed = Some(proposal.epoch);
+                    ruling.acknowledged.clear();
                     let outcomes = proposal.outcomes.iter();
-                    world.to_decide = outcomes.map(|o| (o.op, is_committed(o))).collect();
+                    ruling.to_decide = outcomes.map(|o| (o.op, is_committed(o))).collect();
                 }
             }
-            ToPeer::EpochActive { epoch } => self.note_active(*epoch),
-            ToPeer::OperationSettled(settlement)
-                if Some(settlement.op.epoch) == self.world.active =>
-            {
+            ToPeer::EpochActive { epoch } => self.note_active(master, *epoch),
+            ToPeer::OperationSettled(settlement) if Some(settlement.op.epoch) == ruling.active => {
                 let op = settlement.op;
-                let settled = self.world.change().settled.entry(op.tag.0).or_insert(0);
+                let ruling = self.rulings[master].change();
+                let settled = ruling.settled.entry(op.tag.0).or_insert(0);
                 *settled = (*settled).max(op.n + 1);
-                self.note_decided(op, is_committed(settlement));
+                self.note_decided(master, op, is_committed(settlement));
             }
             _ => {}
         }
-        let Some(node) = self.at(connection) else {
+        let Some(node) = self.at(master, connection) else {
             return;
         };
         if self.delivers_later {
@@ -180,26 +208,30 @@ impl State {
         }
     }
 
-    fn close_down(&mut self, connection: ConnectionId) {
+    fn close_down(&mut self, master: usize, connection: ConnectionId) {
+        let is_left = |node: &Shared<Node>| node.left.get(&master) == Some(&connection);
+        if let Some(node) = self.nodes.iter().position(is_left) {
+            self.nodes[node].change().left.remove(&master);
+        }
         // What was sent before is read first; `Evicted` and `LeaveAcknowledged` end the peer then.
-        if let Some(node) = self.at(connection) {
+        if let Some(node) = self.at(master, connection) {
             while let Some(frame) = self.nodes[node].change().down.pop_front() {
                 self.hear(node, frame);
             }
             if matches!(self.nodes[node].line, Line::Up(_)) {
-                let reason = "closed by the master".to_owned();
+                // It may not find its way back in time.
+                self.nodes[node].change().touched = true;
+                let reason = "reset".to_owned();
                 self.tell_peer(node, peer::Input::Disconnected { reason });
             }
         }
     }
 
-    /// Says a hello on a new connection and takes the answer.
-    pub(crate) fn greet(&mut self, node: usize, hello: Hello) {
+    /// Says a hello to a master on a new connection and takes the answer.
+    pub(crate) fn greet(&mut self, node: usize, master: usize, hello: Hello) {
         // The lowest number that the master does not know for this node: two at most are in use.
-        let older = match self.nodes[node].line {
-            Line::Up(id) | Line::Deaf(id) => Some(id),
-            Line::None | Line::Broken(_) => None,
-        };
+        self.nodes[node].change().at = master;
+        let older = self.nodes[node].left.get(&master).copied();
         let ids = [2 * node as u64 + 1, 2 * node as u64 + 2].map(ConnectionId);
         let connection = if older == Some(ids[0]) {
             ids[1]
@@ -215,21 +247,22 @@ impl State {
                 .complained
                 .retain(|pair, _| is_other(pair));
         }
-        self.tell_master(master::Input::Greeted {
+        let greeted = master::Input::Greeted {
             connection,
             hello,
             from: ([127, 0, 0, 1], 5000 + node as u16).into(),
-        });
+        };
+        self.tell_master(master, greeted);
     }
 
-    fn answer(&mut self, output: master::Output) {
+    fn answer(&mut self, master: usize, output: master::Output) {
         match output {
             master::Output::Welcome {
                 connection,
                 welcome,
                 ..
             } => {
-                let Some(node) = self.at(connection) else {
+                let Some(node) = self.at(master, connection) else {
                     return;
                 };
                 if let Welcome::Registered { peer, .. } = &welcome {
@@ -242,10 +275,10 @@ impl State {
                     ..Heartbeat::default()
                 });
                 let frame = nothing_but(0, message);
-                self.tell_master(master::Input::Message { connection, frame });
+                self.tell_master(master, master::Input::Message { connection, frame });
             }
             master::Output::Refuse { connection, reason } => {
-                if let Some(node) = self.at(connection) {
+                if let Some(node) = self.at(master, connection) {
                     self.nodes[node].change().line = Line::None;
                     self.tell_peer(node, peer::Input::Refused { reason });
                 }
@@ -254,25 +287,30 @@ impl State {
         }
     }
 
-    /// Lets so much time pass at the master that a peer of which nothing is heard is overdue.
+    /// Lets so much time pass at a master that a peer of which nothing is heard is overdue.
     /// Everybody else is heard in time, `but` is not.
-    pub(crate) fn pass_at_master(&mut self, duration: Duration, but: usize) {
+    pub(crate) fn pass_at_master(&mut self, master: usize, duration: Duration, but: usize) {
         let step = master_config().heartbeat_interval;
-        let end = self.world.now + duration;
-        while self.world.now < end {
-            let now = self.world.now + step;
-            self.world.change().now = now;
-            for node in 0..self.nodes.len() {
-                let heard = match self.nodes[node].line {
-                    Line::Up(connection) | Line::Deaf(connection) => Some(connection),
-                    Line::None | Line::Broken(_) => None,
-                };
-                if let Some(connection) = heard.filter(|_| node != but) {
+        let end = self.rulings[master].now + duration;
+        while self.rulings[master].now < end {
+            let now = self.rulings[master].now + step;
+            self.rulings[master].change().now = now;
+            for node in (0..self.nodes.len()).filter(|node| *node != but) {
+                if let Some(connection) = self.end_at(master, node) {
                     let frame = nothing_but(0, WORD);
-                    self.tell_master(master::Input::Message { connection, frame });
+                    self.tell_master(master, master::Input::Message { connection, frame });
                 }
             }
-            self.tell_master(master::Input::Tick);
+            self.tell_master(master, master::Input::Tick);
+        }
+    }
+
+    /// What a master takes for a node's open connection.
+    pub(crate) fn end_at(&self, master: usize, node: usize) -> Option<ConnectionId> {
+        let node = &self.nodes[node];
+        match node.line {
+            Line::Up(connection) | Line::Deaf(connection) if node.at == master => Some(connection),
+            _ => node.left.get(&master).copied(),
         }
     }
 }

@@ -12,12 +12,12 @@ use pccl::wire::control::{Join, ToMaster};
 use pccl::{Epoch, GroupId, PeerId, RunId, Timestamp};
 use stateright::{Model, Property};
 
-use super::driving::{CONNECT, UPDATE, master_config};
+use super::driving::{CONNECT, UPDATE, master_config, one_that_comes};
 use super::moves::{Action, DEATHS, Fault, Kind, SILENCES};
 use super::properties::{
     COMPLETE, IN_STEP, LINEAR, MAJORITY, MEMORY, NO_HANG, NOT_WRONGLY, ONE_OUTCOME, ONE_REPLY,
 };
-use super::state::{Line, Node, Once, Shared, State, Use, World};
+use super::state::{Line, Node, Once, Ruling, Shared, State, Use, World};
 
 /// A size of the model.
 #[derive(Clone, Debug)]
@@ -26,12 +26,14 @@ pub(crate) struct Instance {
     pub(crate) peers: usize,
     /// Peers that may join; the others then call `update_topology` once before they reduce.
     pub(crate) newcomers: usize,
+    /// Masters beside the first, which nobody follows at the start.
+    pub(crate) standbys: usize,
     /// Operations, each under a tag of its own, called again until it commits.
     pub(crate) tags: usize,
     /// How often each tag is reduced under, one time after the other.
     pub(crate) rounds: u8,
     pub(crate) faults: u8,
-    /// Of these, restarts of the master at most.
+    /// Of these, restarts of a master at most.
     pub(crate) restarts: u8,
     /// Peers that may be lost, whatever the reason; more are not looked at.
     pub(crate) losses: usize,
@@ -49,6 +51,7 @@ impl Instance {
         Self {
             peers,
             newcomers: 0,
+            standbys: 0,
             tags: 1,
             rounds: 1,
             faults: 0,
@@ -72,6 +75,18 @@ impl Instance {
         }
     }
 
+    /// Peers whose connections to their master all break, and who go back to it or to a standby, and
+    /// one of whom may be lost on the way.
+    pub(crate) fn a_standby_and_a_loss(peers: usize) -> Self {
+        Self {
+            standbys: 1,
+            faults: 1,
+            losses: 1,
+            kinds: &[Kind::BreakAll],
+            ..Self::of(peers)
+        }
+    }
+
     /// Two peers and a newcomer, one of whom is not heard, and their master dies.
     pub(crate) fn a_newcomer_a_silence_and_a_restart() -> Self {
         Self {
@@ -86,31 +101,25 @@ impl Instance {
 
     fn start(&self) -> State {
         let now = Timestamp::default();
-        let master = Master::new(master_config(), RunId(7), 1, [7; 32], now);
+        let first = Master::new(master_config(), RunId(7), 1, [7; 32], now);
+        let standbys = (0..self.standbys).map(|n| one_that_comes(50 + n as u8));
+        let masters = [first].into_iter().chain(standbys);
         let world = World {
             faults_left: 0,
             starts: 0,
-            now,
             cut: BTreeSet::new(),
             complained: BTreeMap::new(),
-            complaint: None,
             uneven: false,
             skips: false,
             rings: BTreeMap::new(),
             ends: BTreeMap::new(),
-            settled: BTreeMap::new(),
-            active: None,
-            voters: BTreeSet::new(),
-            agreed: BTreeSet::new(),
-            proposed: None,
-            to_decide: BTreeMap::new(),
             decided: BTreeMap::new(),
             detached: BTreeSet::new(),
-            acknowledged: BTreeSet::new(),
             broken: BTreeMap::new(),
         };
         let mut state = State {
-            master: Shared::new(master),
+            rulings: vec![Shared::new(Ruling::at(now)); 1 + self.standbys],
+            masters: masters.map(Shared::new).collect(),
             nodes: Vec::new(),
             world: Shared::new(world),
             delivers_later: false,
@@ -118,7 +127,7 @@ impl Instance {
         for index in 0..self.peers {
             state.nodes.push(Shared::new(self.node(index)));
             state.command(index, CONNECT, Command::Connect);
-            state.perform(&Action::Resume(index));
+            state.perform(&Action::Resume(index, 0));
             for other in 0..index {
                 state.command(other, UPDATE, Command::UpdateTopology);
             }
@@ -156,7 +165,7 @@ impl Instance {
             ..Join::default()
         };
         let config = PeerConfig {
-            masters: vec![String::new()],
+            masters: (0..=self.standbys).map(|n| n.to_string()).collect(),
             join,
             connect_timeout: Duration::from_secs(10),
             master_grace: Duration::from_secs(30),
@@ -168,6 +177,8 @@ impl Instance {
             hours: 0,
             touched: false,
             line: Line::None,
+            at: 0,
+            left: BTreeMap::new(),
             up: VecDeque::new(),
             tail: None,
             down: VecDeque::new(),
@@ -194,9 +205,10 @@ impl Instance {
         let may_restart = state.world.starts < self.restarts;
         let may_lose = state.losses() < self.losses;
         actions.retain(|action| match action {
-            Action::Fault(Fault::RestartMaster) => may_restart,
+            Action::Fault(Fault::RestartMaster(_)) => may_restart,
             Action::Fault(Fault::Kill(_) | Fault::Close(_)) => may_lose,
-            Action::GiveUpOn(index) => may_lose || state.is_lost(*index),
+            // Of several masters one may not have the majority; see `within_boundary`.
+            Action::GiveUpOn(_, index) => may_lose || state.has_standbys() || state.is_lost(*index),
             Action::GiveUpMaster(index) => may_lose || state.is_lost(*index),
             _ => true,
         });
@@ -220,7 +232,7 @@ impl Instance {
 
 /// A node that the master has thrown out learns it, and nobody reduces with it any more.
 fn concerns_nobody(state: &State, action: &Action) -> bool {
-    let (Action::Resume(index) | Action::NoticeSilence(index)) = action else {
+    let (Action::Resume(index, 0) | Action::NoticeSilence(index)) = action else {
         return false;
     };
     let node = &state.nodes[*index];
@@ -235,7 +247,8 @@ fn concerns_nobody(state: &State, action: &Action) -> bool {
         let mut running = other.running.values();
         running.any(|running| running.ring.contains(&id) && !running.finished)
     };
-    let is_out = !state.is_in_run(*index) && state.world.starts == 0;
+    let has_one_master = state.world.starts == 0 && !state.has_standbys();
+    let is_out = has_one_master && !state.is_in_run(*index);
     node.epoch.is_some() && is_out && !others().any(reduces)
 }
 
@@ -260,10 +273,14 @@ fn is_calm(state: &State) -> bool {
         ToMaster::LinkState { peer, .. } => !state.is_cut(index, *peer),
         _ => false,
     };
+    let Some(ruler) = state.ruler() else {
+        return false;
+    };
     let is_settled = |(index, node): (usize, &Shared<Node>)| {
         matches!(node.line, Line::Up(_))
-            && state.is_in_run(index)
-            && node.epoch == state.world.active
+            && node.at == ruler
+            && state.is_in_run_of(ruler, index)
+            && node.epoch == state.rulings[ruler].active
             && node.epoch.is_some()
             && node.hours == 0
             && node.up.iter().all(|frame| adds(index, &frame.message))
@@ -274,12 +291,11 @@ fn is_calm(state: &State) -> bool {
             || matches!(node.update, Once::Wanted | Once::Calling)
     };
     state.world.faults_left == 0
-        && state.master.rules()
-        && state.world.complaint.is_none()
+        && state.rulings[ruler].complaint.is_none()
         && !state.nodes.iter().any(|node| node.lives() && changes(node))
         && living.all(|(index, node)| match node.lives() {
             true => is_settled((index, node)),
-            false => !state.is_in_run(index),
+            false => !state.is_in_run_of(ruler, index),
         })
 }
 
@@ -351,12 +367,18 @@ impl Model for Instance {
             }),
         ]
     }
+
+    fn within_boundary(&self, state: &State) -> bool {
+        self.standbys == 0 || state.losses() <= self.losses
+    }
 }
 
 impl Instance {
-    /// Nothing can happen any more but new faults.
+    /// Nothing can happen any more but new faults. With several masters all must have met at one:
+    /// that they do is a matter of time.
     fn is_end(&self, state: &State) -> bool {
         let is_fault = |action: &Action| matches!(action, Action::Fault(_));
-        state.world.broken.is_empty() && state.enabled(&[]).iter().all(is_fault)
+        let is_together = self.standbys == 0 || state.are_together();
+        is_together && state.world.broken.is_empty() && state.enabled(&[]).iter().all(is_fault)
     }
 }

@@ -20,7 +20,10 @@
 //! ring has begun. A fault is a death (two witnesses), a connection that is reset, one that falls
 //! silent, a deadline or local failure that is reported, a link that is lost for good, a caller that
 //! cancels or closes. After a break or silence either side may give up, or the peer resumes, at any
-//! later time. Shared-state syncs are left out, so all members are voters.
+//! later time. With a standby, peers that have lost their connection dial either master, in any order,
+//! whatever the other end of their list does: that stands for networks that are split with a master on
+//! each side, and for lists that are gone through at any pace. Shared-state syncs are left out, so all
+//! members are voters.
 //!
 //! # Why the states are few, and what that loses
 //!
@@ -45,6 +48,8 @@
 //! * *A peer speaks of a lower tag before a higher one* where it could do either: operations with
 //!   different tags do not know of one another.
 //! * *A peer that was thrown out learns it at once* where nobody reduces with it any more.
+//! * *With a standby, what a peer has to tell a master that listens arrives whole*: it keeps all of it, of
+//!   each peer in the order in which that says it.
 //! * *Waiting in vain is no step*: a peer whose dialling changes nothing, and a master that listens and
 //!   does not rule, are as they were. A master that has come begins its own clock.
 //! * *The first to call is node 0*: nodes are alike until one does something.
@@ -73,7 +78,7 @@ mod walks;
 use std::time::Instant;
 
 use instance::Instance;
-use moves::{ABRUPT, ALL, CRASHES, DEATHS, DISTINCT, Kind, MISHAPS, SILENCES};
+use moves::{ABRUPT, ALL, CRASHES, DEATHS, DISTINCT, Kind, MISHAPS, PARTINGS, SILENCES};
 use stateright::{Checker, Model};
 
 /// Looks at every state, and says how many there were.
@@ -190,6 +195,30 @@ fn three_peers_of_whom_two_die_and_their_master_twice() {
 }
 
 #[test]
+fn three_peers_with_a_standby_of_whom_one_is_lost() {
+    let instance = Instance::a_standby_and_a_loss(3);
+    check("3 peers and a standby, 1 tag, all part, 1 loss", instance);
+}
+
+#[test]
+#[ignore = "takes half an hour; see docs/TESTING.md"]
+fn four_peers_with_a_standby_of_whom_one_is_lost() {
+    let instance = Instance::a_standby_and_a_loss(4);
+    check("4 peers and a standby, 1 tag, all part, 1 loss", instance);
+}
+
+#[test]
+#[ignore = "takes minutes; see docs/TESTING.md"]
+fn three_peers_with_a_standby_and_two_faults() {
+    let instance = Instance {
+        faults: 2,
+        kinds: PARTINGS,
+        ..Instance::a_standby_and_a_loss(3)
+    };
+    check("3 peers and a standby, 1 tag, 2 faults, 1 loss", instance);
+}
+
+#[test]
 fn two_peers_one_newcomer_a_silence_and_a_restart() {
     let instance = Instance::a_newcomer_a_silence_and_a_restart();
     check("2 peers and 1 newcomer, a restart and a silence", instance);
@@ -270,6 +299,29 @@ fn random_walks_of_five_peers_whose_master_dies() {
     };
     let steps = walks::walk(&instance, 0..seeds);
     println!("5 peers, 2 tags, 4 faults, masters die: {steps} steps");
+}
+
+#[test]
+fn random_walks_of_five_peers_with_a_standby() {
+    let seeds = if cfg!(debug_assertions) { 10 } else { 5000 };
+    let instance = Instance {
+        tags: 2,
+        rounds: 2,
+        faults: 5,
+        kinds: &[
+            Kind::BreakAll,
+            Kind::Break,
+            Kind::Silence,
+            Kind::Kill,
+            Kind::Report,
+            Kind::RestartMaster,
+        ],
+        in_full: true,
+        standbys: 1,
+        ..Instance::of(5)
+    };
+    let steps = walks::walk(&instance, 0..seeds);
+    println!("5 peers and a standby, 2 tags, 5 faults: {steps} steps");
 }
 
 #[test]

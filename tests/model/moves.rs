@@ -19,18 +19,18 @@ pub(crate) enum Action {
     Hear(usize),
     /// All of the result is at a node.
     Finish(usize, OperationId),
-    /// A node whose connection broke resumes.
-    Resume(usize),
+    /// A node whose connection broke dials a master. It may dial any, in any order.
+    Resume(usize, usize),
     /// A node that hears nothing gives its connection up and resumes.
     NoticeSilence(usize),
-    /// The master evicts a node that has been away for too long.
-    GiveUpOn(usize),
+    /// A master evicts a node that has been away for too long.
+    GiveUpOn(usize, usize),
     /// A node has waited for the master for too long.
     GiveUpMaster(usize),
-    /// The master that has come waits for those who are not back for as long as it does.
-    Listen,
+    /// A master that has come waits for those who are not back for as long as it does.
+    Listen(usize),
     /// The second testimony about a link that cannot be made has had its time.
-    Judge,
+    Judge(usize),
     /// Something breaks; the budget counts these.
     Fault(Fault),
 }
@@ -42,6 +42,8 @@ pub(crate) enum Fault {
     Kill(usize),
     /// The control connection is reset; what was on it is lost.
     Break(usize),
+    /// So are all connections to one master.
+    BreakAll(usize),
     /// Nothing passes on the control connection any more, and nobody is told.
     Silence(usize),
     /// The deadline of the operation with tag 0 passes, or an operation with another tag cannot
@@ -53,8 +55,8 @@ pub(crate) enum Fault {
     Cancel(usize),
     /// The caller ends its part in the run at once.
     Close(usize),
-    /// The master dies, and is started again in memory of nothing.
-    RestartMaster,
+    /// A master dies, and is started again in memory of nothing.
+    RestartMaster(usize),
 }
 
 /// Which faults an instance has.
@@ -62,6 +64,7 @@ pub(crate) enum Fault {
 pub(crate) enum Kind {
     Kill,
     Break,
+    BreakAll,
     Silence,
     Report,
     CutLink,
@@ -103,6 +106,9 @@ pub(crate) const DEATHS: &[Kind] = &[Kind::RestartMaster, Kind::Kill];
 /// The master dies, and peers are not heard.
 pub(crate) const SILENCES: &[Kind] = &[Kind::RestartMaster, Kind::Silence];
 
+/// Peers part from their master, all at once or one by one, and some die.
+pub(crate) const PARTINGS: &[Kind] = &[Kind::BreakAll, Kind::Break, Kind::Kill];
+
 /// The master dies, and so do peers, or they are not heard.
 pub(crate) const CRASHES: &[Kind] = &[Kind::RestartMaster, Kind::Kill, Kind::Silence];
 
@@ -124,27 +130,35 @@ impl State {
             }
             match &node.line {
                 Line::Broken(_) if node.lives() => {
-                    actions.push(Action::Resume(index));
+                    let masters = 0..self.masters.len();
+                    actions.extend(masters.map(|master| Action::Resume(index, master)));
                     if node.epoch.is_some() {
                         actions.push(Action::GiveUpMaster(index));
                     }
                 }
-                Line::Up(_) if node.lives() && node.epoch.is_some() && !self.master.rules() => {
+                Line::Up(_) if node.lives() && node.epoch.is_some() && !self.is_ruled(index) => {
                     actions.push(Action::GiveUpMaster(index));
                 }
                 Line::Deaf(_) if node.lives() => actions.push(Action::NoticeSilence(index)),
                 _ => {}
             }
-            if !matches!(node.line, Line::Up(_)) && self.is_in_run(index) {
-                actions.push(Action::GiveUpOn(index));
+            for master in 0..self.masters.len() {
+                let is_there = node.at == master && matches!(node.line, Line::Up(_));
+                if !is_there && self.is_in_run_of(master, index) {
+                    actions.push(Action::GiveUpOn(master, index));
+                }
             }
         }
-        if self.world.complaint.is_some() {
-            actions.push(Action::Judge);
-        }
-        let is_up = |node: &Shared<Node>| node.lives() && matches!(node.line, Line::Up(_));
-        if !self.master.rules() && self.nodes.iter().any(is_up) {
-            actions.push(Action::Listen);
+        for (master, ruling) in self.rulings.iter().enumerate() {
+            if ruling.complaint.is_some() {
+                actions.push(Action::Judge(master));
+            }
+            let is_there = |node: &Shared<Node>| {
+                node.at == master && node.lives() && matches!(node.line, Line::Up(_))
+            };
+            if !self.masters[master].rules() && self.nodes.iter().any(is_there) {
+                actions.push(Action::Listen(master));
+            }
         }
         if self.world.faults_left > 0 {
             self.faults(kinds, &mut actions);
@@ -200,8 +214,13 @@ impl State {
 
     fn faults(&self, kinds: &[Kind], actions: &mut Vec<Action>) {
         let mut add = |fault| actions.push(Action::Fault(fault));
-        if kinds.contains(&Kind::RestartMaster) {
-            add(Fault::RestartMaster);
+        for master in 0..self.masters.len() {
+            if kinds.contains(&Kind::RestartMaster) {
+                add(Fault::RestartMaster(master));
+            }
+            if kinds.contains(&Kind::BreakAll) {
+                add(Fault::BreakAll(master));
+            }
         }
         for (index, node) in self.nodes.iter().enumerate() {
             if !node.lives() || node.connect == Once::Wanted {

@@ -5,7 +5,7 @@ use pccl::mutation::Mutation;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use super::instance::Instance;
-use super::moves::{Kind, MISHAPS, SILENCES};
+use super::moves::{Kind, MISHAPS, PARTINGS, SILENCES};
 use super::properties::{COMPLETE, IN_STEP, LINEAR, MAJORITY, NO_HANG, ONE_OUTCOME};
 
 /// Whether a state is found in which a property does not hold.
@@ -138,6 +138,24 @@ fn a_master_that_comes_back_and_does_not_ask_how_operations_ended_is_found() {
         ..Instance::of(3)
     };
     assert!(is_found(Mutation::InheritNothing, instance));
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "needs --release")]
+fn a_master_that_rules_beside_another_one_without_a_majority_is_found() {
+    let instance = Instance::a_standby_and_a_loss(3);
+    assert!(is_found(Mutation::RuleBesideStandbys, instance));
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "needs --release")]
+fn a_master_that_goes_on_in_an_epoch_without_all_of_it_is_found() {
+    let instance = Instance {
+        faults: 2,
+        kinds: PARTINGS,
+        ..Instance::a_standby_and_a_loss(3)
+    };
+    assert!(is_found(Mutation::GoOnWithoutTheAbsent, instance));
 }
 
 #[test]

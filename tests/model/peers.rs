@@ -54,19 +54,17 @@ impl State {
     }
 
     fn obey_peer(&mut self, index: usize, output: peer::Output) {
-        let is_deaf = matches!(self.nodes[index].line, Line::Deaf(_));
         match output {
             peer::Output::ReachMaster { hello, .. } => {
                 let node = self.nodes[index].change();
                 node.up.clear();
                 node.down.clear();
                 node.tail = None;
-                // Where the master has not noticed, its end stays; see `greet`.
-                if !is_deaf {
-                    node.line = Line::Broken(hello);
-                } else {
-                    self.greet(index, hello);
+                // Where the master has not noticed, its end stays.
+                if let Line::Deaf(connection) = node.line {
+                    node.left.insert(node.at, connection);
                 }
+                node.line = Line::Broken(hello);
             }
             peer::Output::LeaveMaster => self.close_up(index),
             peer::Output::Send(frame) => {
@@ -123,12 +121,19 @@ impl State {
         let line = std::mem::replace(&mut self.nodes[node].change().line, Line::None);
         let up = std::mem::take(&mut self.nodes[node].change().up);
         self.nodes[node].change().down = VecDeque::new();
-        if let Line::Up(connection) = line {
-            for frame in up {
-                self.tell_master(master::Input::Message { connection, frame });
+        let master = self.nodes[node].at;
+        match line {
+            Line::Up(connection) => {
+                for frame in up {
+                    self.tell_master(master, master::Input::Message { connection, frame });
+                }
+                let reason = "closed by the other side".to_owned();
+                self.tell_master(master, master::Input::Closed { connection, reason });
             }
-            let reason = "closed by the other side".to_owned();
-            self.tell_master(master::Input::Closed { connection, reason });
+            Line::Deaf(connection) => {
+                self.nodes[node].change().left.insert(master, connection);
+            }
+            Line::None | Line::Broken(_) => {}
         }
     }
 

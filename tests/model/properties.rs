@@ -2,7 +2,7 @@
 
 use pccl::{Epoch, OperationId, PeerId};
 
-use super::state::{Ended, Line, Once, State, Use};
+use super::state::{Decision, Ended, Line, Once, State, Use};
 
 /// I1: who is in an epoch finds the same members in the same ring there; epochs rise.
 pub(crate) const LINEAR: &str = "membership is linear";
@@ -49,47 +49,76 @@ impl State {
         }
     }
 
-    /// The master has begun an epoch.
-    pub(crate) fn note_active(&mut self, epoch: Epoch) {
-        if self.world.active >= Some(epoch) {
+    /// A master rules from now on, in the newest epoch that anybody who is left has entered.
+    pub(crate) fn note_reign(&mut self, master: usize) {
+        let living = self.nodes.iter().filter(|node| node.lives());
+        let active = living.filter_map(|node| node.epoch).max();
+        let voters = active.and_then(|epoch| self.world.rings.get(&epoch));
+        let voters = voters.into_iter().flatten().copied().collect();
+        let ruling = self.rulings[master].change();
+        ruling.active = active;
+        ruling.voters = voters;
+    }
+
+    /// A master has begun an epoch.
+    pub(crate) fn note_active(&mut self, master: usize, epoch: Epoch) {
+        let ruling = &self.rulings[master];
+        if ruling.active >= Some(epoch) {
             return;
         }
-        let voters_before = self.world.voters.len();
+        let voters_before = ruling.voters.len();
         let agrees = |voter: &&PeerId| {
-            self.world.agreed.contains(voter)
-                || (self.world.proposed == Some(epoch) && self.world.acknowledged.contains(voter))
+            ruling.agreed.contains(voter)
+                || (ruling.proposed == Some(epoch) && ruling.acknowledged.contains(voter))
         };
-        let agreed = self.world.voters.iter().filter(agrees).count();
+        let agreed = ruling.voters.iter().filter(agrees).count();
         let is_possible = |voter: &&PeerId| {
-            self.world.agreed.contains(voter) || self.master.peers().any(|name| name.id == **voter)
+            let mut peers = self.masters[master].peers();
+            ruling.agreed.contains(voter) || peers.any(|name| name.id == **voter)
         };
-        let possible = self.world.voters.iter().filter(is_possible).count();
-        if agreed * 2 <= voters_before && possible * 2 > voters_before {
+        let possible = ruling.voters.iter().filter(is_possible).count();
+        // Where another master may have the majority, it is not a matter of what can be had.
+        let is_possible = possible * 2 > voters_before || self.has_standbys();
+        if agreed * 2 <= voters_before && is_possible && voters_before > 0 {
             let seen = format!("{agreed} of {voters_before} for epoch {epoch}");
             self.violate(MAJORITY, seen);
         }
-        let voters = self.master.rings().values().flatten().copied().collect();
-        let world = self.world.change();
-        world.active = Some(epoch);
-        world.proposed = None;
-        world.acknowledged.clear();
-        world.voters = voters;
-        world.agreed.clear();
-        world.settled.clear();
-        for (op, is_committed) in std::mem::take(&mut self.world.change().to_decide) {
-            if possible * 2 <= voters_before {
+        let voters = self.masters[master].rings().values();
+        let voters = voters.flatten().copied().collect();
+        let ruling = self.rulings[master].change();
+        ruling.active = Some(epoch);
+        ruling.proposed = None;
+        ruling.acknowledged.clear();
+        ruling.voters = voters;
+        ruling.agreed.clear();
+        ruling.settled.clear();
+        for (op, is_committed) in std::mem::take(&mut ruling.to_decide) {
+            if !is_possible {
                 self.world.change().detached.insert(op);
             }
-            self.note_decided(op, is_committed);
+            self.note_decided(master, op, is_committed);
         }
     }
 
-    /// The master has decided how an operation ends, by itself or with an epoch that has begun.
-    pub(crate) fn note_decided(&mut self, op: OperationId, is_committed: bool) {
-        let decided = &mut self.world.change().decided;
-        if *decided.entry(op).or_insert(is_committed) != is_committed {
+    /// A master has decided how an operation ends, by itself or with an epoch that has begun.
+    pub(crate) fn note_decided(&mut self, by: usize, op: OperationId, is_committed: bool) {
+        let decision = Decision { by, is_committed };
+        let before = self.world.decided.get(&op).copied();
+        // What another one has told to nobody who is left happened to nobody.
+        let before = before.filter(|before| before.by == by || self.is_known(&op));
+        self.world
+            .change()
+            .decided
+            .insert(op, before.unwrap_or(decision));
+        if before.is_some_and(|before| before.is_committed != is_committed) {
             self.violate(ONE_OUTCOME, format!("{op} is committed and aborted"));
         }
+    }
+
+    /// Whether anybody who is left has heard how an operation ended.
+    pub(crate) fn is_known(&self, op: &OperationId) -> bool {
+        let mut living = self.nodes.iter().filter(|node| node.lives());
+        living.any(|node| node.heard.contains(op) || node.epoch > Some(op.epoch))
     }
 
     /// A node that is still in the run gives back the memory of an operation.
@@ -107,13 +136,14 @@ impl State {
             }
             return;
         }
+        let master = self.nodes[node].at;
         if !rolled_back {
             let is_missing = |peer: &PeerId| {
                 let Some(other) = self.node_of(*peer) else {
                     return false;
                 };
                 let there = &self.nodes[other];
-                let remains = there.lives() && self.is_in_run(other);
+                let remains = there.lives() && self.is_in_run_of(master, other);
                 let has_all = there.running.get(&op).is_some_and(|r| r.finished)
                     || self.world.ends.contains_key(&op) && !there.running.contains_key(&op);
                 (other == node || remains) && !has_all
@@ -124,8 +154,10 @@ impl State {
             }
         }
         // What an epoch leaves without an outcome is put back.
-        let is_over = self.world.active > Some(op.epoch) && rolled_back;
-        if !is_over && self.world.decided.get(&op) != Some(&!rolled_back) {
+        let is_over = self.rulings[master].active > Some(op.epoch) && rolled_back;
+        let decision = self.world.decided.get(&op);
+        let is_decided = decision.is_some_and(|d| d.is_committed != rolled_back);
+        if !is_over && !is_decided {
             let seen = format!("node {node} ends {op}, which is not decided so");
             self.violate(ONE_OUTCOME, seen);
         }
@@ -184,6 +216,15 @@ impl State {
             world.decided.retain(|op, _| !is_old(op.epoch));
             world.detached.retain(|op| !is_old(op.epoch));
         }
+    }
+
+    /// Whether all who live are at one master, which rules.
+    pub(crate) fn are_together(&self) -> bool {
+        let living = || self.nodes.iter().filter(|node| node.lives());
+        let is_there = |ruler: usize| {
+            living().all(|node| node.at == ruler && matches!(node.line, Line::Up(_)))
+        };
+        self.ruler().is_some_and(is_there)
     }
 
     /// Nothing more happens here: whether every call has returned that can.

@@ -100,18 +100,20 @@ impl State {
         let Some(frame) = node.up.front().filter(|_| matches!(node.line, Line::Up(_))) else {
             return false;
         };
-        let active = self.world.active.unwrap_or_default();
+        let ruling = &self.rulings[node.at];
+        let active = ruling.active.unwrap_or_default();
         let is_over = |op: &OperationId| {
-            let settled = self.world.settled.get(&op.tag.0).copied().unwrap_or(0);
+            let settled = ruling.settled.get(&op.tag.0).copied().unwrap_or(0);
             op.epoch < active || op.epoch == active && op.n < settled
         };
         match &frame.message {
             // Kept until it rules, in the order in which one peer said it.
-            message if !self.master.rules() => {
-                !matches!(message, ToMaster::Report(_) | ToMaster::Promised { .. })
+            message if !self.is_ruled(index) => {
+                let arrives_whole = self.has_standbys() && !self.delivers_later;
+                arrives_whole || !matches!(message, ToMaster::Report(_) | ToMaster::Promised { .. })
             }
             ToMaster::EpochAcknowledged { epoch } | ToMaster::Wired { epoch } => {
-                self.world.proposed.is_none_or(|proposed| *epoch < proposed)
+                ruling.proposed.is_none_or(|proposed| *epoch < proposed)
             }
             // Nobody has said that it was down: the model's processes die as a whole. Of a link that
             // is cut since, it takes a complaint back.

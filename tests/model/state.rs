@@ -119,7 +119,10 @@ impl<T> Deref for Shared<T> {
 /// One state. Two are the same if their fingerprints are.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
-    pub(crate) master: Shared<Master>,
+    /// In the order in which peers list them: a master, and its standbys.
+    pub(crate) masters: Vec<Shared<Master>>,
+    /// What each of them has told.
+    pub(crate) rulings: Vec<Shared<Ruling>>,
     pub(crate) nodes: Vec<Shared<Node>>,
     pub(crate) world: Shared<World>,
     /// Whether what the master says arrives in a step of its own; the same in all states of an
@@ -129,14 +132,18 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn seal(&mut self) {
-        self.master.seal();
+        self.masters.iter_mut().for_each(Shared::seal);
+        self.rulings.iter_mut().for_each(Shared::seal);
         self.nodes.iter_mut().for_each(Shared::seal);
         self.world.seal();
     }
 
     fn parts(&self) -> impl Iterator<Item = Option<u64>> {
         let nodes = self.nodes.iter().map(|node| node.fingerprint);
-        nodes.chain([self.master.fingerprint, self.world.fingerprint])
+        let masters = self.masters.iter().map(|master| master.fingerprint);
+        let rulings = self.rulings.iter().map(|ruling| ruling.fingerprint);
+        let world = [self.world.fingerprint];
+        nodes.chain(masters).chain(rulings).chain(world)
     }
 
     pub(crate) fn node_of(&self, peer: PeerId) -> Option<usize> {
@@ -145,7 +152,8 @@ impl State {
 
     /// Whether a node's peer is no longer in the run, or will find that it is not.
     pub(crate) fn is_lost(&self, node: usize) -> bool {
-        !self.nodes[node].lives() || self.master.rules() && !self.is_in_run(node)
+        let is_out = |ruler| !self.is_in_run_of(ruler, node);
+        !self.nodes[node].lives() || self.ruler().is_some_and(is_out)
     }
 
     /// Peers that are lost.
@@ -154,11 +162,31 @@ impl State {
         nodes.filter(|node| self.is_lost(*node)).count()
     }
 
-    /// Whether the master counts this node's peer among the registered or accepted.
+    /// Which master rules: of two, the one in the higher term has the majority.
+    pub(crate) fn ruler(&self) -> Option<usize> {
+        let ruling = (0..self.masters.len()).filter(|master| self.masters[*master].rules());
+        ruling.max_by_key(|master| self.masters[*master].run().1)
+    }
+
+    /// Whether there are masters beside the first.
+    pub(crate) fn has_standbys(&self) -> bool {
+        self.masters.len() > 1
+    }
+
+    /// Whether this master counts this node's peer among the registered or accepted.
+    pub(crate) fn is_in_run_of(&self, master: usize, node: usize) -> bool {
+        let mut peers = self.masters[master].peers();
+        peers.any(|name| Some(name.id) == self.nodes[node].id)
+    }
+
+    /// Whether any master does.
     pub(crate) fn is_in_run(&self, node: usize) -> bool {
-        self.master
-            .peers()
-            .any(|name| Some(name.id) == self.nodes[node].id)
+        (0..self.masters.len()).any(|master| self.is_in_run_of(master, node))
+    }
+
+    /// Whether the master that a node speaks with rules.
+    pub(crate) fn is_ruled(&self, node: usize) -> bool {
+        self.masters[self.nodes[node].at].rules()
     }
 }
 
@@ -226,6 +254,10 @@ pub(crate) struct Node {
     /// A fault here may lead to its eviction.
     pub(crate) touched: bool,
     pub(crate) line: Line,
+    /// The master that it speaks with, or spoke with last.
+    pub(crate) at: usize,
+    /// Other masters that have not noticed yet that it does not speak with them any more.
+    pub(crate) left: BTreeMap<usize, ConnectionId>,
     /// Said and not heard by the master yet.
     pub(crate) up: VecDeque<Frame<ToMaster>>,
     /// The tag of which it spoke last, if the master has not heard that and it said nothing else
@@ -269,6 +301,7 @@ impl Node {
     pub(crate) fn bury(&mut self, keeps: impl Fn(&OperationId) -> bool) {
         self.peer = None;
         self.touched = false;
+        self.at = 0;
         self.hours = 0;
         self.tail = None;
         self.epoch = None;
@@ -294,7 +327,8 @@ impl Node {
 impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.peer.hash(state);
-        (self.id, self.alive, self.hours, self.touched, &self.line).hash(state);
+        (self.id, self.alive, self.hours, self.touched).hash(state);
+        (&self.line, self.at, &self.left).hash(state);
         self.up.len().hash(state);
         self.up.iter().for_each(|frame| frame.message.hash(state));
         self.down.len().hash(state);
@@ -319,20 +353,51 @@ pub(crate) struct Ended {
     pub(crate) contributors: Option<Vec<PeerId>>,
 }
 
+/// What a master has told, as one counts it who hears all of it.
+#[derive(Clone, Debug, Default, Hash)]
+pub(crate) struct Ruling {
+    /// The master's clock. Peers have theirs.
+    pub(crate) now: Timestamp,
+    /// When it heard last of a link that cannot be made, while it waits for more.
+    pub(crate) complaint: Option<Timestamp>,
+    /// Uses of each tag that it settled in its active epoch.
+    pub(crate) settled: BTreeMap<u64, u32>,
+    pub(crate) active: Option<Epoch>,
+    pub(crate) voters: BTreeSet<PeerId>,
+    /// Known dead, or gone by their own will.
+    pub(crate) agreed: BTreeSet<PeerId>,
+    pub(crate) proposed: Option<Epoch>,
+    /// Whether operations are committed once the proposed epoch is active.
+    pub(crate) to_decide: BTreeMap<OperationId, bool>,
+    pub(crate) acknowledged: BTreeSet<PeerId>,
+}
+
+impl Ruling {
+    pub(crate) fn at(now: Timestamp) -> Self {
+        Self {
+            now,
+            ..Self::default()
+        }
+    }
+}
+
+/// How an operation ends, by the word of a master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Decision {
+    pub(crate) by: usize,
+    pub(crate) is_committed: bool,
+}
+
 /// What is no machine's.
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct World {
     pub(crate) faults_left: u8,
-    /// How often the master was started again.
+    /// How often a master was started again.
     pub(crate) starts: u8,
-    /// The master's clock. Peers have theirs.
-    pub(crate) now: Timestamp,
     /// Pairs of nodes between which no link can be made, the lower first.
     pub(crate) cut: BTreeSet<(usize, usize)>,
     /// The newest wiring in which each of them was reported.
     pub(crate) complained: BTreeMap<(usize, usize), Epoch>,
-    /// When the master heard last of a link that cannot be made, while it waits for more.
-    pub(crate) complaint: Option<Timestamp>,
     /// Callers cancelled: what they were told is not what others were told.
     pub(crate) uneven: bool,
     /// A master died while somebody waited in a joint call: it may enter the run in a later epoch than
@@ -343,21 +408,11 @@ pub(crate) struct World {
     pub(crate) rings: BTreeMap<Epoch, Vec<PeerId>>,
     /// Of each operation that somebody may still end.
     pub(crate) ends: BTreeMap<OperationId, Ended>,
-    /// Uses of each tag that the master settled in its active epoch.
-    pub(crate) settled: BTreeMap<u64, u32>,
-    pub(crate) active: Option<Epoch>,
-    pub(crate) voters: BTreeSet<PeerId>,
-    /// Voters known dead.
-    pub(crate) agreed: BTreeSet<PeerId>,
-    pub(crate) proposed: Option<Epoch>,
-    /// Whether operations are committed once the proposed epoch is active.
-    pub(crate) to_decide: BTreeMap<OperationId, bool>,
-    /// Whether the master has committed or aborted what somebody may still end.
-    pub(crate) decided: BTreeMap<OperationId, bool>,
+    /// Whether a master has committed or aborted what somebody may still end.
+    pub(crate) decided: BTreeMap<OperationId, Decision>,
     /// Decided with an epoch for which no majority could be had. Where the master dies, those who were
     /// silent may be its majority, and go on without whoever was told.
     pub(crate) detached: BTreeSet<OperationId>,
-    pub(crate) acknowledged: BTreeSet<PeerId>,
 
     /// Properties that do not hold, with what was seen.
     pub(crate) broken: BTreeMap<&'static str, String>,

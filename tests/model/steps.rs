@@ -1,16 +1,15 @@
 //! What a step does to a state.
 
-use std::collections::BTreeSet;
-
-use pccl::protocol::master::{Master, MasterConfig};
 use pccl::protocol::peer::{Command, LinkLoss};
 use pccl::protocol::{master, peer};
 use pccl::wire::control::{LinkFault, ToPeer};
-use pccl::{OperationId, PeerId, RunId, Timestamp};
+use pccl::{OperationId, Timestamp};
 
-use super::driving::{CONNECT, DEADLINE, OTHER, UPDATE, master_config, nothing_but};
+use super::driving::{
+    CONNECT, DEADLINE, OTHER, UPDATE, master_config, nothing_but, one_that_comes,
+};
 use super::moves::{Action, Fault};
-use super::state::{Line, Once, Shared, State};
+use super::state::{Line, Once, Ruling, Shared, State};
 
 impl State {
     /// Does one thing, and what follows from it by itself.
@@ -24,7 +23,7 @@ impl State {
             Action::Join(node) => {
                 self.nodes[node].change().connect = Once::Calling;
                 self.command(node, CONNECT, Command::Connect);
-                self.resume(node);
+                self.resume(node, 0);
             }
             Action::Deliver(node) => self.deliver(node),
             Action::Hear(node) => {
@@ -38,28 +37,29 @@ impl State {
                 }
                 self.tell_peer(node, peer::Input::OperationFinished { op });
             }
-            Action::Resume(node) => {
+            Action::Resume(node, master) => {
                 let before = self.clone();
-                self.resume(node);
+                self.resume(node, master);
                 // Dialling in vain is waiting: that it was one time more means nothing.
-                self.seal();
-                let says_the_same = self.nodes[node].line == before.nodes[node].line;
-                let is_as_before = self.master == before.master && self.world == before.world;
-                if says_the_same && is_as_before {
-                    *self = before;
+                if self.nodes[node].line == before.nodes[node].line {
+                    self.nodes[node] = before.nodes[node].clone();
+                    self.world.change().complained = before.world.complained.clone();
                 }
             }
             Action::NoticeSilence(node) => {
                 let reason = "silent".to_owned();
                 self.tell_peer(node, peer::Input::Disconnected { reason });
+                if !self.has_standbys() {
+                    self.resume(node, 0);
+                }
             }
-            Action::GiveUpOn(node) => {
+            Action::GiveUpOn(master, node) => {
                 let config = master_config();
-                let limit = match self.nodes[node].line {
-                    Line::Deaf(_) => config.silence_ceiling,
-                    _ => config.resume_grace,
+                let limit = match self.end_at(master, node) {
+                    Some(_) => config.silence_ceiling,
+                    None => config.resume_grace,
                 };
-                self.pass_at_master(limit, node);
+                self.pass_at_master(master, limit, node);
             }
             Action::GiveUpMaster(node) => {
                 // Tick by tick: time that it does not see pass is no absence of the master's.
@@ -69,23 +69,30 @@ impl State {
                     self.tell_peer_at(node, now, peer::Input::Tick);
                 }
                 // That it is gone shows nowhere before the master gives up on it, too.
-                if self.is_in_run(node) {
-                    self.pass_at_master(master_config().resume_grace, node);
+                for master in 0..self.masters.len() {
+                    if self.is_in_run_of(master, node) {
+                        self.pass_at_master(master, master_config().resume_grace, node);
+                    }
                 }
             }
-            Action::Listen => {
+            Action::Listen(master) => {
                 let before = self.clone();
                 let config = master_config();
                 let patience = config.silence_ceiling + config.resume_grace;
-                self.pass_at_master(patience + config.heartbeat_interval, usize::MAX);
+                let patience = match self.has_standbys() {
+                    true => 2 * patience,
+                    false => patience,
+                };
+                let patience = patience + config.heartbeat_interval;
+                self.pass_at_master(master, patience, usize::MAX);
                 // Waiting in vain is waiting: the time that has passed means nothing.
-                if !self.master.rules() {
+                if !self.masters[master].rules() {
                     *self = before;
                 }
             }
-            Action::Judge => {
-                self.world.change().complaint = None;
-                self.pass_at_master(master_config().heartbeat_interval, usize::MAX);
+            Action::Judge(master) => {
+                self.rulings[master].change().complaint = None;
+                self.pass_at_master(master, master_config().heartbeat_interval, usize::MAX);
             }
             Action::Fault(ref fault) => {
                 self.world.change().faults_left -= 1;
@@ -99,26 +106,22 @@ impl State {
         Timestamp::from_start(DEADLINE * self.nodes[node].hours)
     }
 
-    fn resume(&mut self, node: usize) {
+    fn resume(&mut self, node: usize, master: usize) {
         if let Line::Broken(hello) = self.nodes[node].line.clone() {
-            self.greet(node, hello);
+            self.greet(node, master, hello);
         }
     }
 
     fn suffer(&mut self, fault: &Fault) {
         match *fault {
             Fault::Kill(index) => self.kill(index),
-            Fault::Break(index) => {
-                let Line::Up(connection) = self.nodes[index].line else {
-                    return;
-                };
-                self.nodes[index].change().touched = true;
-                let reason = "reset".to_owned();
-                self.tell_master(master::Input::Closed {
-                    connection,
-                    reason: reason.clone(),
-                });
-                self.tell_peer(index, peer::Input::Disconnected { reason });
+            Fault::Break(index) => self.break_line(index),
+            Fault::BreakAll(master) => {
+                for index in 0..self.nodes.len() {
+                    if self.nodes[index].at == master {
+                        self.break_line(index);
+                    }
+                }
             }
             Fault::Silence(index) => {
                 let node = self.nodes[index].change();
@@ -155,7 +158,7 @@ impl State {
                 self.world.change().uneven = true;
                 self.command(index, OTHER, Command::Cancel);
             }
-            Fault::RestartMaster => self.restart_master(),
+            Fault::RestartMaster(master) => self.restart_master(master),
             Fault::Close(index) => {
                 // What it said before is heard before it goes.
                 while !self.nodes[index].up.is_empty() {
@@ -167,45 +170,55 @@ impl State {
         }
     }
 
-    fn restart_master(&mut self) {
-        let starts = self.world.starts + 1;
-        let run = RunId(7000 + u64::from(starts));
-        let config = MasterConfig {
-            // Longer than anybody waits: there is one run.
-            recovery_window: DEADLINE,
-            begins_new_run: false,
-            ..master_config()
+    fn break_line(&mut self, index: usize) {
+        let Line::Up(connection) = self.nodes[index].line else {
+            return;
         };
+        let master = self.nodes[index].change().at;
+        self.nodes[index].change().touched = true;
+        let reason = "reset".to_owned();
+        let closed = master::Input::Closed {
+            connection,
+            reason: reason.clone(),
+        };
+        self.tell_master(master, closed);
+        // It may have been closed by the master meanwhile.
+        if matches!(self.nodes[index].line, Line::Up(_)) {
+            self.tell_peer(index, peer::Input::Disconnected { reason });
+        }
+    }
+
+    fn restart_master(&mut self, master: usize) {
+        let starts = self.world.starts + 1;
+        self.masters[master] = Shared::new(one_that_comes(100 + starts));
         // Its clock is its own, and begins anew.
-        let now = Timestamp::default();
-        let master = Master::new(config, run, 1, [100 + starts; 32], now);
-        self.master = Shared::new(master);
-        self.forget_what_nobody_knows();
+        self.rulings[master] = Shared::new(Ruling::default());
+        self.forget_what_nobody_knows(master);
         let waits = self.nodes.iter().any(|node| node.update == Once::Calling);
         let world = self.world.change();
         world.skips |= waits;
         world.starts = starts;
-        world.now = now;
         for index in 0..self.nodes.len() {
-            self.nodes[index].change().touched = true;
-            if matches!(self.nodes[index].line, Line::Up(_)) {
+            let node = self.nodes[index].change();
+            node.touched = true;
+            node.left.remove(&master);
+            if node.at == master && matches!(node.line, Line::Up(_)) {
                 let reason = "reset".to_owned();
                 self.tell_peer(index, peer::Input::Disconnected { reason });
             }
         }
     }
 
-    /// What a master told to nobody who is left happened to nobody.
-    fn forget_what_nobody_knows(&mut self) {
-        let living = || self.nodes.iter().filter(|node| node.lives());
-        let is_known = |op: &OperationId| {
-            living().any(|node| node.heard.contains(op) || node.epoch > Some(op.epoch))
-        };
-        let active = living().filter_map(|node| node.epoch).max();
-        let voters = active.and_then(|epoch| self.world.rings.get(&epoch));
-        let voters: BTreeSet<PeerId> = voters.into_iter().flatten().copied().collect();
+    /// What a master that is dead, or begins anew, told to nobody who is left happened to nobody.
+    pub(crate) fn forget_what_nobody_knows(&mut self, master: usize) {
         let decided = self.world.decided.clone().into_iter();
-        let holds = |op: &OperationId| is_known(op) && !self.world.detached.contains(op);
+        let is_anothers = |op: &OperationId| {
+            let decision = self.world.decided.get(op);
+            decision.is_some_and(|decision| decision.by != master)
+        };
+        let holds = |op: &OperationId| {
+            is_anothers(op) || self.is_known(op) && !self.world.detached.contains(op)
+        };
         let decided = decided.filter(|(op, _)| holds(op)).collect();
         let ends = self.world.ends.clone().into_iter();
         let ends = ends.filter(|(op, _)| holds(op)).collect();
@@ -213,24 +226,17 @@ impl State {
         world.decided = decided;
         world.detached.clear();
         world.ends = ends;
-        world.active = active;
-        world.voters = voters;
-        // Without lanes there is no second witness of who died before it came.
-        world.agreed.clear();
-        world.proposed = None;
-        world.to_decide.clear();
-        world.acknowledged.clear();
-        world.complaint = None;
-        world.settled.clear();
     }
 
     /// Its vote for the next epoch counts as given.
     pub(crate) fn will_agree(&mut self, index: usize) {
-        if let Some(id) = self.nodes[index].id
-            && self.is_in_run(index)
-            && self.world.voters.contains(&id)
-        {
-            self.world.change().agreed.insert(id);
+        let Some(id) = self.nodes[index].id else {
+            return;
+        };
+        for master in 0..self.masters.len() {
+            if self.is_in_run_of(master, index) {
+                self.rulings[master].change().agreed.insert(id);
+            }
         }
     }
 
@@ -244,16 +250,20 @@ impl State {
             return;
         }
         node.line = Line::None;
+        let (at, left) = (node.at, std::mem::take(&mut node.left));
+        let Some(peer) = node.id else { return };
         self.will_agree(index);
-        match (line, self.nodes[index].id) {
-            (Line::Up(connection), _) => {
+        for master in 0..self.masters.len() {
+            let open = match line {
+                Line::Up(connection) if at == master => Some(connection),
+                _ => left.get(&master).copied(),
+            };
+            if let Some(connection) = open {
                 let reason = "closed by the other side".to_owned();
-                self.tell_master(master::Input::Closed { connection, reason });
+                self.tell_master(master, master::Input::Closed { connection, reason });
+            } else if self.is_in_run_of(master, index) {
+                self.tell_master(master, master::Input::PortRefused { peer });
             }
-            (Line::Broken(_), Some(peer)) => {
-                self.tell_master(master::Input::PortRefused { peer });
-            }
-            _ => {}
         }
     }
 
