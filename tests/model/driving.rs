@@ -12,7 +12,8 @@ use pccl::wire::control::{
 };
 use pccl::{Epoch, RunId, Timestamp};
 
-use super::state::{Line, Node, Ruling, Shared, State};
+use super::shared::Shared;
+use super::state::{Line, Node, Ruling, State};
 
 /// A peer's deadline for operations with tag 0: so far away that it passes only where the model
 /// says so.

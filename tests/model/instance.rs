@@ -17,7 +17,8 @@ use super::moves::{Action, DEATHS, Fault, Kind, SILENCES};
 use super::properties::{
     COMPLETE, IN_STEP, LINEAR, MAJORITY, MEMORY, NO_HANG, NOT_WRONGLY, ONE_OUTCOME, ONE_REPLY,
 };
-use super::state::{Line, Node, Once, Ruling, Shared, State, Use, World};
+use super::shared::Shared;
+use super::state::{Line, Node, Once, Ruling, State, Use, World};
 
 /// A size of the model.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@
 //!
 //! An unoptimised build looks at two peers, one operation and one fault only.
 //!
-//! `state` says what a state is, `driving` and `peers` feed and obey the machines, `moves` lists what
+//! `state` says what a state is, `shared` keeps it small, `driving` and `peers` feed and obey the machines, `moves` lists what
 //! may happen, `steps` and `settling` do it, `properties` says what must hold, `instance` joins them into a `stateright` model,
 //! `walks` goes at random through what is too large, `mutations` breaks rules that must be noticed.
 //!
@@ -71,6 +71,7 @@ mod mutations;
 mod peers;
 mod properties;
 mod settling;
+mod shared;
 mod state;
 mod steps;
 mod walks;

@@ -2,7 +2,8 @@
 
 use pccl::OperationId;
 
-use super::state::{Line, Node, Once, Shared, State, Use};
+use super::shared::Shared;
+use super::state::{Line, Node, Once, State, Use};
 
 /// One step. Nodes are numbered from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]

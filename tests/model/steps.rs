@@ -9,7 +9,8 @@ use super::driving::{
     CONNECT, DEADLINE, OTHER, UPDATE, master_config, nothing_but, one_that_comes,
 };
 use super::moves::{Action, Fault};
-use super::state::{Line, Once, Ruling, Shared, State};
+use super::shared::Shared;
+use super::state::{Line, Once, Ruling, State};
 
 impl State {
     /// Does one thing, and what follows from it by itself.
