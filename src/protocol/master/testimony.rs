@@ -197,8 +197,10 @@ impl Master {
         reason: String,
     ) {
         // A report from a proposal that was replaced meanwhile is as true as before. Of a proposal of
-        // another master the other end may never have heard, nor of the link.
-        let is_foreign = epoch > self.active.epoch && epoch.term != self.reign.term;
+        // another master the other end may never have heard, nor of the link; the same goes for an epoch
+        // that not all of it know.
+        let is_of_all = epoch <= self.active.epoch && !self.active.must_end;
+        let is_foreign = !is_of_all && epoch.term != self.reign.term;
         if epoch < self.active.epoch || is_foreign || reporter == other {
             return;
         }

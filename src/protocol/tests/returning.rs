@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cluster::{Cluster, GRACE, Move, present, reduce};
-use crate::error::{CollectiveError, Gone};
+use crate::error::{CollectiveError, Gone, SyncError};
 use crate::protocol::master::MasterConfig;
 use crate::protocol::peer::{Command, Input, Reply, RequestId};
 use crate::types::{Epoch, GroupId, PeerId, Revision};
@@ -402,6 +402,61 @@ fn who_is_two_epochs_behind_hears_how_its_operation_ended() {
         assert_eq!(contributors(reply).map(<[_]>::len), Some(4), "{reply:?}");
     }
     assert_nobody_is_gone(&cluster);
+}
+
+#[test]
+fn who_was_only_proposed_when_the_state_went_with_its_last_holder_is_no_holder() {
+    let mut cluster = Cluster::of(1);
+    cluster.all(vec![(0, present(8, "eight"))]);
+    for node in [1, 2] {
+        cluster.spawn(GroupId(0));
+        cluster.command(node, Command::Connect);
+    }
+    cluster.run();
+    cluster.command(0, Command::UpdateTopology);
+    cluster.run_until(|cluster| cluster.nodes[1].membership.is_some());
+    assert!(cluster.nodes[2].membership.is_none());
+    cluster.kill(0);
+    let deaf = Move::Down(cluster.nodes[2].connection.unwrap());
+    while let Some(next) = cluster.moves().into_iter().find(|next| *next != deaf) {
+        cluster.perform(next);
+    }
+    let disk = cluster.disk(0);
+    cluster.kill_master();
+    cluster.start_master_with(0, disk);
+    cluster.pass(Duration::from_secs(8));
+    let calls = [1, 2].map(|node| (node, present(0, "blank")));
+    for reply in cluster.all(calls.to_vec()) {
+        let Some(Reply::Sync(Err(SyncError::NoCleanState { reason }))) = &reply else {
+            panic!("{reply:?}");
+        };
+        assert!(reason.contains("revision 8"), "{reason}");
+    }
+}
+
+#[test]
+fn an_epoch_that_only_the_disk_knows_of_has_the_revision_of_the_one_before() {
+    let mut cluster = Cluster::of(2);
+    cluster.all((0..2).map(|n| (n, present(8, "eight"))).collect());
+    cluster.nodes[0].frozen = true;
+    let before = epoch(&cluster);
+    // One of two is silent: the other goes on alone, and the master dies before it says so.
+    while epoch(&cluster) == before {
+        cluster.run();
+        cluster.now = cluster.now + Duration::from_millis(100);
+        cluster.tick();
+    }
+    let disk = cluster.disk(0);
+    cluster.kill_master();
+    cluster.nodes[0].frozen = false;
+    cluster.start_master_with(0, disk);
+    cluster.pass(Duration::from_secs(5));
+    let gone = cluster.nodes[0].peer.gone();
+    assert!(matches!(gone, Some(Gone::Evicted { .. })), "{gone:?}");
+    let replies = cluster.all(vec![(1, present(0, "blank"))]);
+    let expected = Revision(9);
+    let is_stale = |reply: &Option<Reply>| matches!(reply, Some(Reply::Sync(Err(SyncError::StaleRevision { expected: e, .. }))) if *e == expected);
+    assert!(is_stale(&replies[0]), "{replies:?}");
 }
 
 #[test]

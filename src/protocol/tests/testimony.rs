@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cluster::{Cluster, reduce};
+use super::cluster::{Cluster, Move, reduce};
 use crate::protocol::peer::{Command, Reply};
 use crate::types::{Epoch, GroupId, PeerId};
 use crate::wire::control::{LinkFault, ToMaster};
@@ -257,6 +257,26 @@ fn who_does_not_hear_the_master_complains_of_no_link() {
     cluster.fail_link_so(1, other, LinkFault::NothingDelivered);
     cluster.pass(Duration::from_secs(1));
     assert_ne!(cluster.master().epoch(), epoch);
+}
+
+#[test]
+fn a_link_of_an_epoch_that_the_other_end_is_yet_to_hear_of_is_nobodys_fault() {
+    let mut cluster = Cluster::of(4);
+    let deaf = Move::Down(cluster.nodes[1].connection.unwrap());
+    let behind = cluster.nodes[1].id.unwrap();
+    cluster.kill(3);
+    while let Some(next) = cluster.moves().into_iter().find(|next| *next != deaf) {
+        cluster.perform(next);
+    }
+    assert_eq!(world(&cluster, 0), 3);
+    assert_eq!(world(&cluster, 1), 4);
+    cluster.restart_master();
+    cluster.run();
+    assert!(!cluster.master().rules());
+    cluster.fail_link(0, behind);
+    cluster.pass(Duration::from_secs(10));
+    assert_eq!(cluster.nodes[1].peer.gone(), None);
+    assert_eq!([0, 1, 2].map(|node| world(&cluster, node)), [3; 3]);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! of a tag to a later one was told how each in between ended, unless an update or a sync came
 //! between.
 //!
-//! Where another master has come to rule, what the one before told only those who are dead is told to
-//! nobody.
+//! Where another master has come to rule, what the one before told only those who are dead, or gave up
+//! waiting, is told to nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,8 +97,8 @@ impl Checker for OneOutcome {
         }
         if self.is_another_master {
             let peers = &self.peers;
-            outcome.success.retain(|who, _| !peers.is_dead(who.0));
-            outcome.failure.retain(|who, _| !peers.is_dead(who.0));
+            outcome.success.retain(|who, _| !peers.is_lost(*who));
+            outcome.failure.retain(|who, _| !peers.is_lost(*who));
         }
         outcome.judge(operation.op)
     }
@@ -225,14 +225,20 @@ mod tests {
 
     #[test]
     fn what_only_the_dead_were_told_by_a_master_before_is_told_to_nobody() {
-        for is_another_master in [true, false] {
-            let (mut story, two) = story();
-            story.tell(1, Event::Died);
-            if is_another_master {
-                story.tell(0, Event::MasterRules);
+        let gave_up = Gone::NoMajority {
+            master: "a:1".to_owned(),
+            grace_ms: 1000,
+        };
+        for end in [Event::Died, Event::MachineGone(gave_up)] {
+            for is_another_master in [true, false] {
+                let (mut story, two) = story();
+                story.tell(1, end.clone());
+                if is_another_master {
+                    story.tell(0, Event::MasterRules);
+                }
+                let aborts = story.reduced(2, two, Err(aborted()), &[2]);
+                assert_eq!(aborts.is_ok(), is_another_master);
             }
-            let aborts = story.reduced(2, two, Err(aborted()), &[2]);
-            assert_eq!(aborts.is_ok(), is_another_master);
         }
     }
 

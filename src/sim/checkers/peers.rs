@@ -57,6 +57,14 @@ impl Peers {
         self.died.contains(&process)
     }
 
+    /// Whether what this life of a process knows is lost to every master that comes: it is dead, or has
+    /// given up waiting for one.
+    pub(super) fn is_lost(&self, who: (ProcessId, Life)) -> bool {
+        let gave_up =
+            |gone: &Gone| matches!(gone, Gone::NoMajority { .. } | Gone::MasterLost { .. });
+        self.is_dead(who.0) || self.gone.get(&who).is_some_and(gave_up)
+    }
+
     /// Whether this life of a process is, as far as it knows, still in the run.
     pub(super) fn is_in_run(&self, (process, life): (ProcessId, Life)) -> bool {
         !self.is_dead(process) && !self.gone.contains_key(&(process, life))

@@ -74,8 +74,10 @@ impl Master {
             let group = member.group;
             member.has = self.tally.settlements(group);
             let sync = answers.get(&(group, "sync_shared_state"));
+            // Who knows of no epoch that was active has not called.
             let synced_by_others = sync.is_some_and(|(number, answer)| {
-                *number == report.completed.counts.syncs + 1
+                report.active.is_some()
+                    && *number == report.completed.counts.syncs + 1
                     && matches!(answer, CallResult::Synced { .. })
             });
             member.synced = report.expected.is_some() || synced_by_others;

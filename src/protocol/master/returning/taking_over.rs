@@ -141,7 +141,9 @@ impl Master {
         let mut groups: BTreeMap<GroupId, Vec<PeerName>> =
             proposal.others.iter().cloned().collect();
         let ring = &proposal.ring;
-        let own = self.reports().find_map(|(_, report)| {
+        // Of an epoch that its members have not heard of only what was written down tells.
+        let told = self.reports().map(|(_, report)| report);
+        let own = told.chain(self.remembered()).find_map(|report| {
             let known = [&report.active, &report.proposed].into_iter().flatten();
             let mut same = known.filter(|other| other.epoch == proposal.epoch);
             same.any(|other| other.ring == *ring)
