@@ -132,7 +132,8 @@ impl State {
                 self.answer(master, output);
             }
             master::Output::Probe { peer, .. } => {
-                if self.node_of(peer).is_some_and(|n| !self.nodes[n].alive) {
+                let node = self.node_of(peer);
+                if node.is_some_and(|node| !self.nodes[node].alive && self.dies_at(master, node)) {
                     self.tell_master(master, master::Input::PortRefused { peer });
                 }
             }

@@ -196,7 +196,6 @@ impl Node {
     pub(crate) fn bury(&mut self, keeps: impl Fn(&OperationId) -> bool) {
         self.peer = None;
         self.touched = false;
-        self.at = 0;
         self.hours = 0;
         self.tail = None;
         self.epoch = None;

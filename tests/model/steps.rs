@@ -235,10 +235,15 @@ impl State {
             return;
         };
         for master in 0..self.masters.len() {
-            if self.is_in_run_of(master, index) {
+            if self.dies_at(master, index) {
                 self.rulings[master].change().agreed.insert(id);
             }
         }
+    }
+
+    /// Whether a master may take a node that dies for one that has followed no other since.
+    pub(crate) fn dies_at(&self, master: usize, index: usize) -> bool {
+        self.is_in_run_of(master, index) && self.nodes[index].at == master
     }
 
     fn kill(&mut self, index: usize) {
@@ -262,7 +267,7 @@ impl State {
             if let Some(connection) = open {
                 let reason = "closed by the other side".to_owned();
                 self.tell_master(master, master::Input::Closed { connection, reason });
-            } else if self.is_in_run_of(master, index) {
+            } else if self.dies_at(master, index) {
                 self.tell_master(master, master::Input::PortRefused { peer });
             }
         }

@@ -15,6 +15,9 @@ use crate::types::{PeerId, Timestamp};
 /// sockets one after the other, and the listener may be the last.
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
+/// Nobody is at another master sooner: it dials this one again first.
+const DIES_WITHIN: Duration = Duration::from_millis(250);
+
 /// A control connection that broke and is not resumed.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Closed {
@@ -104,7 +107,23 @@ impl Master {
         if let Some(listening) = &mut self.listening {
             listening.note_refused(peer);
         }
-        self.on_second_witness(peer, "and its port refuses connections");
+        if !self.may_have_been_at_another(peer) {
+            self.on_second_witness(peer, "and its port refuses connections");
+        }
+    }
+
+    /// Whether a peer that is dead may have been at another master after this one. Then it is not
+    /// known to what it agreed there, and its vote is not given: it is evicted in its time.
+    fn may_have_been_at_another(&self, peer: PeerId) -> bool {
+        let Some(member) = self.members.get(&peer) else {
+            return false;
+        };
+        let Some(closed) = &member.closed else {
+            return false;
+        };
+        let at_once = DIES_WITHIN.max(member.watch.redial_time());
+        let may_be = member.redials || self.now.since(closed.since) > at_once;
+        may_be && self.active.has_standbys
     }
 
     /// One broken connection is a symptom; two witnesses are death at once.

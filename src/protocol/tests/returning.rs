@@ -460,6 +460,34 @@ fn an_epoch_that_only_the_disk_knows_of_has_the_revision_of_the_one_before() {
 }
 
 #[test]
+fn a_sync_that_only_who_is_left_out_has_heard_of_is_made_again() {
+    let mut cluster = Cluster::of(3);
+    let calls = everybody_calls(&mut cluster, &present(8, "eight"));
+    arrive_at_master(&mut cluster);
+    arrive_at(&mut cluster, 2);
+    let synced = Some(Reply::Sync(Ok(Revision(8))));
+    assert_eq!(cluster.reply(2, calls[2]).cloned(), synced);
+    cluster.kill_master();
+    cluster.cut_off(2, 0);
+    cluster.start_master();
+    while !cluster.master().rules() {
+        cluster.run();
+        cluster.now = cluster.now + Duration::from_millis(100);
+        cluster.tick();
+    }
+    // An epoch without it is proposed, and nobody is told that it is active.
+    arrive_at(&mut cluster, 0);
+    cluster.kill_master();
+    cluster.kill(1);
+    cluster.mend();
+    cluster.start_master();
+    cluster.pass(Duration::from_secs(10));
+    let gone = cluster.nodes[2].peer.gone();
+    assert!(matches!(gone, Some(Gone::Evicted { .. })), "{gone:?}");
+    assert_eq!(cluster.reply(0, calls[0]).cloned(), synced);
+}
+
+#[test]
 fn newcomers_join_again_and_are_let_in() {
     let mut cluster = Cluster::of(2);
     cluster.spawn(GroupId(0));

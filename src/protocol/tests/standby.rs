@@ -94,6 +94,19 @@ fn who_may_be_at_another_master_is_not_dead_because_all_its_connections_close() 
 }
 
 #[test]
+fn of_who_dies_after_it_may_have_been_at_another_master_the_vote_is_not_known() {
+    for (away_ms, goes_on) in [(50, true), (500, false)] {
+        let mut cluster = Cluster::with_standbys(2, 1);
+        cluster.cut_off(0, 0);
+        cluster.run();
+        cluster.pass(Duration::from_millis(away_ms));
+        cluster.kill(0);
+        cluster.pass(Duration::from_millis(700));
+        assert_eq!(world(&cluster, 1) == Some(1), goes_on, "{away_ms}");
+    }
+}
+
+#[test]
 fn of_two_sides_the_one_with_most_voters_goes_on() {
     let mut cluster = Cluster::with_standbys(3, 1);
     for node in [1, 2] {

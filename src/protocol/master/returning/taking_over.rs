@@ -13,7 +13,7 @@ use crate::protocol::master::members::Departure;
 use crate::protocol::master::operations::Operations;
 use crate::protocol::master::{Master, first_round};
 use crate::types::{Epoch, GroupId, OperationId, PeerId, PeerName};
-use crate::wire::control::{Outcome, Proposal, Report, ToPeer};
+use crate::wire::control::{CallCounts, Outcome, Proposal, Report, ToPeer};
 
 /// Ids that are left free above the highest one that is known: another master may have given some
 /// to peers that were not let in.
@@ -35,7 +35,7 @@ impl Master {
             is_everybody,
             ..
         } = findings;
-        self.learn_numbers(active.as_ref(), proposed.as_ref());
+        self.learn_numbers(active.as_ref(), proposed.as_ref(), &expected);
         let reported: BTreeSet<PeerId> = self.reports().map(|(peer, _)| *peer).collect();
         let members = active.as_ref().map(|p| self.members_of(p));
         let members = members.unwrap_or_default();
@@ -170,11 +170,22 @@ impl Master {
     }
 
     /// Numbers, revisions and secrets that another master gave.
-    fn learn_numbers(&mut self, active: Option<&Proposal>, proposed: Option<&Proposal>) {
+    fn learn_numbers(
+        &mut self,
+        active: Option<&Proposal>,
+        proposed: Option<&Proposal>,
+        expected: &BTreeMap<PeerId, PeerName>,
+    ) {
         let known = [active, proposed];
         let members: BTreeSet<PeerId> = active
             .map(|active| self.members_of(active).into_keys().collect())
             .unwrap_or_default();
+        // Who the run goes on without may know of calls, and of a state, that are lost with it; and so
+        // may an old copy of what was written down.
+        let is_current = |peer: &Option<PeerId>, report: &Report| match peer {
+            Some(peer) => members.contains(peer) && expected.contains_key(peer),
+            None => report.active.as_ref().map(|a| a.epoch) == active.map(|a| a.epoch),
+        };
         let mut highest = self.members.keys().next_back().map_or(0, |peer| peer.0);
         let reports = self.reports();
         let remembered = self.remembered().map(|report| (None, report.clone()));
@@ -195,19 +206,16 @@ impl Master {
             let listed = proposals.flat_map(|proposal| &proposal.outcomes);
             let numbers = report.outcomes.iter().chain(listed).map(|s| s.number);
             let settlements = numbers.max().unwrap_or(0);
-            self.tally
-                .learn(report.group, report.completed.counts, settlements);
+            let counts = match is_current(peer, report) {
+                true => report.completed.counts,
+                false => CallCounts::default(),
+            };
+            self.tally.learn(report.group, counts, settlements);
             // The update that let newcomers in has ended, for all that know the epoch or not.
             if let Some(active) = &report.active {
                 self.tally.learn(report.group, active.calls, 0);
             }
-            // Who the run has gone on without may know a state that was lost with it, and so may an
-            // old copy of what was written down.
-            let is_current = match peer {
-                Some(peer) => members.contains(peer),
-                None => report.active.as_ref().map(|a| a.epoch) == active.map(|a| a.epoch),
-            };
-            if is_current {
+            if is_current(peer, report) {
                 let state = self.shared_state.entry(report.group).or_default();
                 state.expected = state.expected.max(report.expected);
             }
