@@ -76,6 +76,13 @@ impl Memory {
                 if report.active.is_none() {
                     report.completed.counts = proposed.calls;
                 }
+                // A group that nobody of before is in starts afresh.
+                let is_new =
+                    |name: &PeerName| proposed.ring.iter().all(|other| other.id != name.id);
+                let before = report.active.as_ref();
+                if before.is_none_or(|before| before.ring.iter().all(is_new)) {
+                    report.expected = None;
+                }
                 report.active = Some(proposed.clone());
                 self.groups.retain(|other, _| {
                     *other == group || proposed.others.iter().any(|(there, _)| there == other)

@@ -306,14 +306,16 @@ impl Master {
     }
 
     /// Before an accepted peer goes because there is no ring without these links: takes those for
-    /// sound of which nothing is said any more, as they were in no ring. Whether there are such.
-    /// They are in the next ring, where a complaint counts for its minute.
+    /// sound that nobody tries, as they are in no ring, or of which nothing is said any more. Whether
+    /// there are such. They are in the next ring, where a complaint counts for its minute.
     pub(super) fn try_links_again(&mut self, broken: &BTreeSet<Pair>) -> bool {
+        let rings = self.active.rings.values();
+        let in_ring: BTreeSet<Pair> = rings.flat_map(|ring| neighbours(ring)).collect();
         let is_untried = |pair: &Pair| {
             let said = self.testimony.broken.get(pair);
             let again = 2 * self.link_timeout(*pair) + self.config.heartbeat_interval;
-            said.is_some_and(|said| said.last + again < self.now)
-                && self.testimony.may_give_back(pair)
+            let is_tried = |last: Timestamp| in_ring.contains(pair) && self.now <= last + again;
+            said.is_some_and(|said| !is_tried(said.last)) && self.testimony.may_give_back(pair)
         };
         let untried: Vec<Pair> = broken.iter().filter(|p| is_untried(p)).copied().collect();
         for pair in &untried {

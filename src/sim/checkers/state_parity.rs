@@ -1,11 +1,15 @@
 //! I5: after a committed sync all members hold equal content, and the revision has advanced by
 //! exactly one; a sync that one member saw fail nobody saw commit; and what commits is what somebody
 //! brought, never what a failed sync left half written.
+//!
+//! Where another master has come to rule, what the one before told only those who are dead, or gave up
+//! waiting, is told to nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Checker;
 use super::calls::{Calls, Step};
+use super::peers::Peers;
 use crate::error::SyncError;
 use crate::sim::history::{Call, Event, Life, ProcessId, Record, Returned};
 use crate::types::Revision;
@@ -14,6 +18,7 @@ use crate::types::Revision;
 #[derive(Debug, Default)]
 pub struct StateParity {
     calls: Calls,
+    peers: Peers,
     rounds: BTreeMap<u64, Round>,
     /// The last committed revision of each life.
     last: BTreeMap<(ProcessId, Life), Revision>,
@@ -28,6 +33,7 @@ pub struct StateParity {
 #[derive(Debug, Default)]
 struct Round {
     committed: Option<(ProcessId, Revision, blake3::Hash)>,
+    winners: Vec<(ProcessId, Life)>,
     failed: Option<(ProcessId, SyncError)>,
 }
 
@@ -38,6 +44,7 @@ impl Checker for StateParity {
 
     fn see(&mut self, record: &Record) -> Result<(), String> {
         let process = record.process;
+        self.peers.see(record);
         self.is_another_master |= matches!(record.event, Event::MasterRules);
         if let Event::NewRun = record.event {
             self.rounds.clear();
@@ -87,6 +94,7 @@ impl Checker for StateParity {
         let round = self.rounds.entry(number).or_default();
         match result {
             Ok(revision) => {
+                round.winners.push((process, call.life));
                 round.commit(process, *revision, hash)?;
                 if !self.whole.contains(hash.as_bytes()) {
                     return Err(format!(
@@ -97,6 +105,9 @@ impl Checker for StateParity {
             // It has left the run, and nobody knows how the round ended.
             Err(SyncError::Gone(_)) => {}
             Err(error) => round.failed = Some((process, error.clone())),
+        }
+        if self.is_another_master && round.winners.iter().all(|who| self.peers.is_lost(*who)) {
+            return Ok(());
         }
         match (&round.committed, &round.failed) {
             (Some((winner, revision, _)), Some((loser, error))) => Err(format!(
@@ -177,6 +188,19 @@ mod tests {
     fn a_failure_beside_a_commit_is_seen() {
         let (mut story, two) = story();
         assert!(story.synced(2, two, Err(aborted()), b"state").is_err());
+    }
+
+    #[test]
+    fn what_only_the_dead_were_told_by_a_master_before_is_told_to_nobody() {
+        for is_another_master in [true, false] {
+            let (mut story, two) = story();
+            story.tell(1, Event::Died);
+            if is_another_master {
+                story.tell(0, Event::MasterRules);
+            }
+            let failed = story.synced(2, two, Err(aborted()), b"state");
+            assert_eq!(failed.is_ok(), is_another_master);
+        }
     }
 
     #[test]
