@@ -34,9 +34,9 @@ const ONE_OUTCOME: Caught = &[
 /// Seen by I4.
 const CONTRIBUTIONS: Caught = &[
     (Mutation::SettleAtFirstDone, &[4]),
-    (Mutation::ReuseEpochNumber, &[100]),
+    (Mutation::ReuseEpochNumber, &[12, 100]),
     (Mutation::CommitAllAtEpochEnd, &[5, 1, 6, 4]),
-    (Mutation::TakeRepeats, &[56]),
+    (Mutation::TakeRepeats, &[46, 56]),
     (Mutation::TakeTornSegments, &[68, 8, 56, 104]),
     (Mutation::TakeStaleFrames, &[68, 16, 56, 52]),
     (Mutation::DropDescriptorCheck, &[667, 59, 127, 263]),
