@@ -17,7 +17,7 @@
 //!
 //! Callers reduce under each tag until it commits, in any order, and call again after an abort.
 //! With a newcomer, the others call `update_topology` once before. Data moves once everybody in a
-//! ring has begun. A fault is a death (two witnesses), a connection that is reset, one that falls
+//! ring has begun. A fault is a death (two witnesses, to the master it spoke with last), a connection that is reset, one that falls
 //! silent, a deadline or local failure that is reported, a link that is lost for good, a caller that
 //! cancels or closes. After a break or silence either side may give up, or the peer resumes, at any
 //! later time. With a standby, peers that have lost their connection dial either master, in any order,

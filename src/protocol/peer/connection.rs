@@ -373,6 +373,7 @@ impl Peer {
         }
     }
 
+    /// Closes it, and says before that this is no sign of death.
     fn give_up_connection(&mut self) {
         if self.is_connected() {
             let frame = self.session.whisper(ToMaster::Redialling);
