@@ -1,5 +1,8 @@
 //! I1: there is one total order of active epochs; two peers in epoch *e* have the same members and
 //! ring.
+//!
+//! Where another master has come to rule, an epoch of which only those knew who are dead, or gave up
+//! waiting, is known to nobody: its number can come again.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +21,17 @@ pub struct MembershipIsLinear {
     /// The last epoch of each life.
     last: BTreeMap<(ProcessId, Life), Epoch>,
     /// The rings of each epoch, and the members of all groups; from whom they are known.
-    rings: BTreeMap<Epoch, Vec<(ProcessId, Vec<PeerId>, u32)>>,
+    rings: BTreeMap<Epoch, Vec<Known>>,
+    is_another_master: bool,
+}
+
+/// What one life of a process was told of an epoch.
+#[derive(Debug)]
+struct Known {
+    who: (ProcessId, Life),
+    ring: Vec<PeerId>,
+    /// The members of all groups.
+    global: u32,
 }
 
 impl Checker for MembershipIsLinear {
@@ -33,6 +46,10 @@ impl Checker for MembershipIsLinear {
                 self.newest = None;
                 self.last.clear();
                 self.rings.clear();
+                Ok(())
+            }
+            Event::MasterRules => {
+                self.is_another_master = true;
                 Ok(())
             }
             Event::MasterEpoch(epoch) => {
@@ -88,16 +105,21 @@ impl MembershipIsLinear {
         }
         let global = membership.sizes.global;
         let rings = self.rings.entry(epoch).or_default();
-        for (other, theirs, total) in rings.iter() {
-            let meet = theirs.iter().any(|peer| ring.contains(peer));
-            if (meet && *theirs != ring) || *total != global {
+        if self.is_another_master {
+            rings.retain(|known| !self.peers.is_lost(known.who));
+        }
+        for known in rings.iter() {
+            let meet = known.ring.iter().any(|peer| ring.contains(peer));
+            if (meet && known.ring != ring) || known.global != global {
                 return Err(format!(
-                    "in epoch {epoch} {other} has the ring {theirs:?} of {total} peers in all, \
-                     {process} {ring:?} of {global}"
+                    "in epoch {epoch} {} has the ring {:?} of {} peers in all, {process} {ring:?} of \
+                     {global}",
+                    known.who.0, known.ring, known.global
                 ));
             }
         }
-        rings.push((process, ring, global));
+        let who = (process, life);
+        rings.push(Known { who, ring, global });
         Ok(())
     }
 }
@@ -139,6 +161,21 @@ mod tests {
     fn another_number_of_peers_is_seen() {
         let mut story = story();
         assert!(story.try_tell(2, opened(3, 2, &[2])).is_err());
+    }
+
+    #[test]
+    fn an_epoch_of_the_dead_comes_again_from_another_master_only() {
+        let again = |who_died: u32, is_another_master: bool| {
+            let mut story = story();
+            story.tell(who_died, Event::Died);
+            if is_another_master {
+                story.tell(0, Event::MasterRules);
+            }
+            story.try_tell(2, opened(3, 2, &[2])).is_ok()
+        };
+        assert!(again(1, true));
+        assert!(!again(1, false));
+        assert!(!again(3, true));
     }
 
     #[test]
