@@ -23,7 +23,7 @@ pub enum Gone {
     /// The master stayed away for longer than `master_grace`; this peer has left the run for good.
     #[error("master {master} was away for longer than {grace_ms} ms: {cause}")]
     MasterLost {
-        /// Its address.
+        /// Its address; where there are several masters, those of all.
         master: String,
         /// The configured patience.
         grace_ms: u64,
@@ -66,10 +66,11 @@ pub enum ConnectError {
         /// What the system said of the last one.
         reason: String,
     },
-    /// The master could not be reached. **Next:** try again later, or correct the address.
+    /// The master could not be reached; of several, none that rules a run. **Next:** try again later, or
+    /// correct the address. A run begins only while all masters of the list can be reached.
     #[error("cannot reach master {master}: {reason}")]
     MasterUnreachable {
-        /// Its address as configured.
+        /// Its address as configured; where there are several masters, those of all.
         master: String,
         /// What the last attempt met.
         reason: String,

@@ -17,8 +17,8 @@ use crate::reduce::Flight;
 use crate::types::{
     ATTRIBUTE_GLOBAL_WORLD_SIZE, ATTRIBUTE_LARGEST_PEER_GROUP_WORLD_SIZE,
     ATTRIBUTE_NUM_DISTINCT_PEER_GROUPS, ATTRIBUTE_PEER_GROUP_WORLD_SIZE, BuildInfo, CODE_NAMES,
-    Code, CreateParams, INET_IPV4, INET_IPV6, MASTER_CONNECTION_FAILED, Opaque, PENDING_ASYNC_OPS,
-    SocketAddress, TOPOLOGY_OPTIMIZATION_FAILED, UPDATE_TOPOLOGY_FAILED,
+    Code, CreateParams, INET_IPV4, INET_IPV6, INVALID_ARGUMENT, MASTER_CONNECTION_FAILED, Opaque,
+    PENDING_ASYNC_OPS, SocketAddress, TOPOLOGY_OPTIMIZATION_FAILED, UPDATE_TOPOLOGY_FAILED,
 };
 use crate::{logging, options};
 
@@ -121,7 +121,11 @@ pub(crate) fn keep_error(handle: *const Opaque, text: String) {
 }
 
 fn not_reached(error: core_pccl::ConnectError) -> Failure {
-    Failure::new(MASTER_CONNECTION_FAILED, error.to_string())
+    let code = match &error {
+        core_pccl::ConnectError::InvalidConfig { .. } => INVALID_ARGUMENT,
+        _ => MASTER_CONNECTION_FAILED,
+    };
+    Failure::new(code, error.to_string())
 }
 
 /// See `pccl.h`.

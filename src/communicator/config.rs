@@ -34,7 +34,7 @@ pub struct Config {
     /// brackets.
     pub master: String,
     /// Other masters that may take over from it, in the order in which they are asked; the same list
-    /// for all peers of a run. Default: none. With any, a run of which half or more fall silent
+    /// for all peers of a run. Default: none. A run begins once all of them are up. With any, a run of which half or more fall silent
     /// waits for them and ends with `NoMajority`, as another master may have the rest; without, it
     /// goes on.
     pub standby_masters: Vec<String>,
@@ -63,7 +63,10 @@ pub struct Config {
     /// the others' `update_topology`. Default 10 s.
     pub connect_timeout: Duration,
     /// How long the master may be away before this peer leaves the run for good; zero leaves at
-    /// once. Calls that need the master wait that long. Default 30 s.
+    /// once. Calls that need the master wait that long. Default 30 s. Where a peer is lost together
+    /// with its master, the next one waits for it for `silence_ceiling` and `resume_grace` of
+    /// [`MasterConfig`](crate::MasterConfig) (3.7 s by default), twice as long where there are
+    /// standbys: a shorter grace ends the run then.
     pub master_grace: Duration,
     /// How long a link may take to be made, or mended, before it is reported to the master, which
     /// then wires around it or removes a peer. Default: what the master says

@@ -26,8 +26,8 @@ use crate::transport::{
     Acceptor, AcceptorOptions, Incoming, Listener, Network, Probe, SocketOptions, Stream,
     listen_in_range, probe, refuse, resolve, welcome,
 };
-use crate::types::{GroupId, PeerId, RunId};
-use crate::wire::control::{Frame, Hello, Message, ToMaster, ToPeer};
+use crate::types::{GroupId, PeerId, RunId, Timestamp};
+use crate::wire::control::{Frame, Hello, Message, ToMaster, ToPeer, Welcome};
 use crate::wire::greeting::Kind;
 
 /// How long a second witness is waited for.
@@ -36,6 +36,12 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Messages of all peers that may lie in the queue. Who says more than the master takes in waits in
 /// its own socket buffer, not in the master's memory.
 const QUEUE: usize = 256;
+
+/// Far below what sums and multiples of durations may come to.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Pauses between two log lines that say the same.
+const WAITING_SAID: Duration = Duration::from_secs(10);
 
 /// Steps that the search for a ring may take: milliseconds.
 const SOLVE_STEPS: u64 = 200_000;
@@ -77,8 +83,9 @@ pub enum MasterError {
 
 /// The process that orders membership and settles outcomes. It never touches tensor bytes.
 ///
-/// Runs in a thread of its own until it is stopped or dropped; the run then has no master, and
-/// its peers leave after their `master_grace`.
+/// Runs in a thread of its own until it is stopped or dropped. Its peers then go on with another master of
+/// their list, or with the next one at its address, and leave if there is none within their
+/// `master_grace`.
 ///
 /// ```
 /// let master = pccl::Master::bind("127.0.0.1:0".parse()?)?;
@@ -252,6 +259,7 @@ async fn serve(
         greeted: BTreeMap::new(),
         connections: BTreeMap::new(),
         next_connection: 1,
+        said_waiting: None,
     };
     running.run(incoming, queue, stop).await;
 }
@@ -273,6 +281,20 @@ pub(crate) async fn serve_for_ever(
 
 fn check(config: &MasterConfig) -> Result<(), MasterError> {
     let invalid = |field, reason| Err(MasterError::InvalidConfig { field, reason });
+    for (field, duration) in [
+        ("heartbeat_interval", config.heartbeat_interval),
+        ("silence_floor", config.silence_floor),
+        ("silence_ceiling", config.silence_ceiling),
+        ("lane_stall_timeout", config.lane_stall_timeout),
+        ("link_timeout", config.link_timeout),
+        ("resume_grace", config.resume_grace),
+        ("wiring_timeout", config.wiring_timeout),
+        ("recovery_window", config.recovery_window),
+    ] {
+        if duration > DURATION_MAX {
+            return invalid(field, "it is over a year");
+        }
+    }
     if config.heartbeat_interval < Duration::from_millis(1) {
         return invalid("heartbeat_interval", "it is under a millisecond");
     }
@@ -312,6 +334,8 @@ struct Loop {
     greeted: BTreeMap<ConnectionId, Stream>,
     connections: BTreeMap<ConnectionId, ControlWriter>,
     next_connection: u64,
+    /// When it was said last that peers are told to wait.
+    said_waiting: Option<Timestamp>,
 }
 
 impl Loop {
@@ -433,6 +457,21 @@ impl Loop {
         }
     }
 
+    /// They ask several times a second.
+    fn say_waiting(&mut self) {
+        let now = self.clock.now();
+        if self
+            .said_waiting
+            .is_none_or(|last| now.since(last) >= WAITING_SAID)
+        {
+            self.said_waiting = Some(now);
+            info!(
+                "peers ask, and are told to wait: this master rules no run yet; one goes on where most of its peers \
+                 are, and one begins at the first of their masters, once they have reached all"
+            );
+        }
+    }
+
     async fn obey(&mut self) {
         while let Some(output) = self.machine.poll_output() {
             #[cfg(feature = "sim")]
@@ -448,6 +487,9 @@ impl Loop {
                     welcome: answer,
                     accepted,
                 } => {
+                    if matches!(answer, Welcome::Waiting { .. }) {
+                        self.say_waiting();
+                    }
                     if let Some(mut stream) = self.greeted.remove(&connection) {
                         // Small enough for an empty socket buffer: it does not block.
                         if let Err(error) = welcome(&mut stream, &answer.encode()).await {

@@ -41,7 +41,10 @@ pub(super) async fn reach(
             Ok((stream, welcome, address))
         }
         Err(GreetError::Refused(reason)) => Err(Unreached::Refused(reason)),
-        Err(error @ GreetError::Version { .. }) => Err(Unreached::Refused(error.to_string())),
+        // Whether a member is out is not for a master to say that does not speak its language.
+        Err(error @ GreetError::Version { .. }) if matches!(hello, Hello::Join(_)) => {
+            Err(Unreached::Refused(error.to_string()))
+        }
         Err(error) => Err(Unreached::Failed(error.to_string())),
     }
 }

@@ -1,4 +1,4 @@
-//! What a master writes down of its run, record by record: see `driver/state_dir.rs` for the file.
+//! What a master writes down of its run, record by record: see `driver/state_dir/` for the file.
 
 use prost::{Message as _, Oneof};
 

@@ -24,5 +24,7 @@ mod leftovers;
 mod masters;
 mod membership;
 mod processes;
+#[cfg(feature = "cli")]
+mod program;
 mod reduce;
 mod shared_state;

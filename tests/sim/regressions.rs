@@ -5,5 +5,16 @@ use super::assert_clean;
 
 #[test]
 fn worlds_that_once_went_wrong_are_right() {
-    assert_clean([258, 314, 357, 401, 437, 670, 821]);
+    assert_clean([
+        140_011_605,
+        140_013_766,
+        120_000_950,
+        258,
+        314,
+        357,
+        401,
+        437,
+        670,
+        821,
+    ]);
 }

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
     logging::start(match command {
         // Who runs a master wants to see who comes and goes.
         Command::Master(_) => "info",
+        Command::Bench(_) | Command::BenchPeer(_) => "warn",
         _ => "error",
     });
     match command {

@@ -7,29 +7,34 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use pccl::{Master, MasterConfig};
+use pccl::{Master, MasterConfig, MasterError};
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct MasterArguments {
     #[command(subcommand)]
     command: Option<MasterCommand>,
-    /// Where peers reach it. Port 0 takes a free one, which the first line of output names.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:48148")]
+    /// Where peers reach it: an IP address and a port. Port 0 takes a free one, which the first line of
+    /// output names.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:48148", value_parser = listen_address)]
     listen: SocketAddr,
     /// How soon a peer that is silent, stopped or cut off is given up.
     #[arg(long, value_enum, default_value_t = Profile::Default)]
     profile: Profile,
-    /// Begin a new run at once. Without it a master waits at its start for the peers of a run that
-    /// had a master before it, which go on where they were; new peers wait meanwhile.
+    /// Begin a new run at once, which ends one whose peers come back to this master. Not for a line
+    /// that starts it again after a crash: without this a master waits at its start for the peers of a run
+    /// that had a master before it, and they go on where they were; new peers wait meanwhile.
     #[arg(long)]
     new_run: bool,
-    /// How long it waits for them, in milliseconds; 2000 by default, 1000 with the fast profile. With
-    /// --new-run: where it has to look for its own peers again.
+    /// How long it waits for them, in milliseconds; 2000 by default, 1000 with the fast profile. Longer
+    /// finds peers that are slow to come back, and keeps the first peers of a new run waiting; 0 is as
+    /// --new-run.
     #[arg(long, value_name = "MS")]
     recovery_window_ms: Option<u64>,
-    /// Write down here what is told to peers, before it is: the next master that is started with it
-    /// knows what those were told that died together with this one. One directory for each master.
+    /// Write down here what is told to peers, before it is. A run outlives its master without: the peers
+    /// know it all. With it the next master that is started here knows also what only those peers were
+    /// told that died together with this one. Some megabytes at most; of no use once the run has
+    /// ended. One directory for each master.
     #[arg(long, value_name = "DIRECTORY")]
     state_dir: Option<PathBuf>,
 }
@@ -53,15 +58,22 @@ enum Profile {
     Fast,
 }
 
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "no IP address and port, such as 0.0.0.0:48148 or [::]:48148".to_owned())
+}
+
 /// Runs until a signal ends the process. SIGTERM and SIGINT hand over: the peers are told to go on with
 /// another master of theirs, or with the next one here.
 pub(crate) fn run(arguments: &MasterArguments) -> ExitCode {
     if let Some(MasterCommand::Handover { state_dir }) = &arguments.command {
         return match handover::ask(state_dir) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                let path = state_dir.display();
-                eprintln!("pccl master handover: no master answers in {path}: {error}");
+            Ok(()) => {
+                let _ = writeln!(std::io::stdout(), "the master has handed over and ended");
+                ExitCode::SUCCESS
+            }
+            Err(reason) => {
+                eprintln!("pccl master handover: {}: {reason}", state_dir.display());
                 ExitCode::FAILURE
             }
         };
@@ -81,6 +93,11 @@ pub(crate) fn run(arguments: &MasterArguments) -> ExitCode {
         Ok(master) => master,
         Err(error) => {
             eprintln!("pccl master: {error}");
+            if matches!(error, MasterError::Listen { .. }) {
+                eprintln!(
+                    "where another master holds this address, end it first with `pccl master handover` or SIGTERM"
+                );
+            }
             return ExitCode::FAILURE;
         }
     };
@@ -106,17 +123,39 @@ mod handover {
     use std::path::Path;
     use std::sync::mpsc::{self, Sender};
     use std::thread;
+    use std::time::Duration;
+
+    use tracing::warn;
 
     use signal_hook::consts::{SIGINT, SIGTERM};
     use signal_hook::iterator::Signals;
 
     const SOCKET: &str = "handover.sock";
 
+    /// A master that runs ends within a moment.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
     /// Has the master end; it has, on return.
-    pub(super) fn ask(state_dir: &Path) -> io::Result<()> {
-        let mut stream = UnixStream::connect(state_dir.join(SOCKET))?;
+    pub(super) fn ask(state_dir: &Path) -> Result<(), String> {
+        if !state_dir.is_dir() {
+            return Err("there is no such directory".to_owned());
+        }
+        let stream = UnixStream::connect(state_dir.join(SOCKET)).map_err(|error| {
+            format!(
+                "no master that was started with this --state-dir answers here ({error}); SIGTERM to its \
+                 process does the same"
+            )
+        })?;
         // It says nothing, and closes when its process ends.
-        stream.read_to_end(&mut Vec::new()).map(drop)
+        let ended = stream
+            .set_read_timeout(Some(PATIENCE))
+            .and_then(|()| (&stream).read_to_end(&mut Vec::new()));
+        ended.map(drop).map_err(|error| {
+            let patience = PATIENCE.as_secs();
+            format!(
+                "the master has not ended within {patience} s ({error}); is its process stopped?"
+            )
+        })
     }
 
     /// Until the master is to end; gives the connection of whoever asked for it, to be kept open
@@ -130,8 +169,11 @@ mod handover {
                 let _ = by_signal.send(None);
             }
         });
-        if let Some(directory) = state_dir {
-            listen(directory, asked)?;
+        if let Some(directory) = state_dir
+            && let Err(error) = listen(directory, asked)
+        {
+            let path = directory.join(SOCKET);
+            warn!(path = %path.display(), %error, "`pccl master handover` cannot reach this master; SIGTERM does the same");
         }
         orders.recv().map_err(io::Error::other)
     }

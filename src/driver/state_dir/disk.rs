@@ -3,12 +3,17 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::file::FILE;
 
 /// The largest file that is read: all of a run of the most peers there may be is far below.
 const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// What to do where a directory cannot be used.
+pub(super) const WITHOUT: &str =
+    "mend that, or start without a state directory: peers that are alive know all that is needed";
 
 /// Holds one file. Its name is what people are told.
 pub(crate) trait Disk: fmt::Display + fmt::Debug + Send {
@@ -37,8 +42,11 @@ pub(super) struct Directory {
 impl Directory {
     /// Makes it where there is none.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
-        let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
-        fs::create_dir_all(path).map_err(|error| failed("make it", error))?;
+        let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}; {WITHOUT}");
+        if path.exists() && !path.is_dir() {
+            return Err("it is not a directory".to_owned());
+        }
+        make(path).map_err(|error| failed("make it", error))?;
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
@@ -57,6 +65,21 @@ impl Directory {
             _lock: lock,
         })
     }
+}
+
+/// Makes a directory, and those above it; they are there for good on return.
+fn make(path: &Path) -> io::Result<()> {
+    let missing = path.ancestors().take_while(|above| !above.exists()).count();
+    fs::create_dir_all(path)?;
+    let parents = path.ancestors().skip(1).take(missing);
+    for parent in parents {
+        let parent = match parent.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => parent,
+        };
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 impl Disk for Directory {
@@ -93,7 +116,13 @@ impl Disk for Directory {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), File::sync_data)
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        if file.metadata()?.nlink() == 0 {
+            return Err(io::Error::other(format!("`{FILE}` was removed")));
+        }
+        file.sync_data()
     }
 }
 

@@ -12,6 +12,9 @@ pub(super) const FILE: &str = "run.pccl";
 const MAGIC: &[u8; 8] = b"PCCLRUN1";
 pub(super) const HEADER_BYTES: usize = 20;
 
+/// What a disk writes as a whole, or not at all.
+const SECTOR_BYTES: usize = 512;
+
 /// A file that says all of this, and nothing else so far.
 pub(super) fn whole(memory: &Memory) -> Vec<u8> {
     let frames: Vec<u8> = memory.records().iter().flat_map(frame).collect();
@@ -52,15 +55,16 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Memory, String> {
     let mut at = 0;
     while at < records.len() {
         let is_first_part = (at as u64) < first_part_bytes;
+        let is_torn = || is_unwritten(HEADER_BYTES + at, &records[at..]);
         match next(&records[at..]) {
             Ok((record, len_bytes)) => {
                 memory.learn(record);
                 at += len_bytes;
             }
-            Err(Damage::Torn) if !is_first_part => {
+            Err(damage) if !is_first_part && (damage == Damage::Torn || is_torn()) => {
                 warn!(
                     dropped_bytes = records.len() - at,
-                    "the last record of the state directory is torn; it was told to nobody"
+                    "the last record of the state directory is torn, and dropped: unless writing had failed before, it was told to nobody"
                 );
                 return Ok(memory);
             }
@@ -80,6 +84,21 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Memory, String> {
     Ok(memory)
 }
 
+/// Whether the file has grown to its end, and what comes from here on never was written there, or not
+/// all of it: sectors of zeros are left.
+fn is_unwritten(at: usize, rest: &[u8]) -> bool {
+    let zeros_at = rest
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
+    let first_sector = match zeros_at {
+        0 => 0,
+        _ => (at + zeros_at).next_multiple_of(SECTOR_BYTES) - at,
+    };
+    first_sector < rest.len()
+}
+
+#[derive(PartialEq)]
 enum Damage {
     /// The bytes end before the record does.
     Torn,

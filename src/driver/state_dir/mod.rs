@@ -8,8 +8,9 @@
 //! ```
 //!
 //! A record is framed as a control message is: length, CRC-32, body (`wire/record.rs`). Integers are
-//! little-endian. What is torn at the end was told to nobody, and is dropped. Anything else that is
-//! wrong is refused: nobody can say what is missing.
+//! little-endian. What is torn at the end was told to nobody, and is dropped: the file ends in the middle
+//! of a record, or in sectors of zeros, as a file that grew is left by a power loss. Anything else that
+//! is wrong is refused: nobody can say what is missing.
 
 mod disk;
 mod file;
@@ -21,8 +22,8 @@ use std::path::Path;
 
 use tracing::{error, info, warn};
 
-use disk::Directory;
 pub(crate) use disk::Disk;
+use disk::{Directory, WITHOUT};
 use file::FILE;
 
 use crate::protocol::master::Memory;
@@ -54,10 +55,9 @@ impl StateDir {
 
     /// Opens what is on a disk.
     pub(crate) fn on(mut disk: Box<dyn Disk>) -> Result<(Self, Option<Memory>), String> {
-        let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
         let bytes = disk
             .read()
-            .map_err(|error| failed(&format!("read `{FILE}` in it"), error))?;
+            .map_err(|error| format!("cannot read `{FILE}` in it: {error}; {WITHOUT}"))?;
         let memory = match bytes {
             Some(bytes) => Some(file::parse(&bytes).map_err(|damage| {
                 format!("{damage}; move it away to start without it: peers that are alive know all that is needed")
@@ -73,39 +73,40 @@ impl StateDir {
             has_failed: false,
         };
         if memory.is_some() {
-            info!(directory = %opened.disk, "a run is written down here; its peers are waited for");
-            opened
-                .begin()
-                .map_err(|error| failed("write to it", error))?;
+            info!(directory = %opened.disk, "a run is written down here");
+            // As later: where it cannot be written to, the run goes on without.
+            let begun = opened.begin();
+            opened.note(begun);
         }
         Ok((opened, memory))
     }
 
     /// Writes a record, which is on the disk after the next `sync`.
     pub(super) fn write(&mut self, record: Record) {
-        let begins_anew = !self.is_begun
-            || matches!(record, Record::Ruling { .. })
-            || self.grown_bytes > GROWTH_BYTES_MAX;
-        let bytes = file::frame(&record);
+        // A file that begins anew takes the place of the one before only with all that belongs to it.
+        self.is_begun &=
+            !matches!(record, Record::Ruling { .. }) && self.grown_bytes <= GROWTH_BYTES_MAX;
+        self.is_synced = false;
+        if self.is_begun {
+            let bytes = file::frame(&record);
+            self.grown_bytes += bytes.len() as u64;
+            let appended = self.disk.append(&bytes);
+            self.note(appended);
+        }
         self.memory.learn(record);
-        let written = match begins_anew {
-            true => self.begin(),
-            false => {
-                self.is_synced = false;
-                self.grown_bytes += bytes.len() as u64;
-                self.disk.append(&bytes)
-            }
-        };
-        self.note(written);
     }
 
     /// What was written is there for good on return.
     pub(super) fn sync(&mut self) {
-        if self.is_begun && !self.is_synced {
-            let synced = self.disk.sync();
-            self.is_synced = true;
-            self.note(synced);
+        if self.is_synced {
+            return;
         }
+        let synced = match self.is_begun {
+            true => self.disk.sync(),
+            false => self.begin(),
+        };
+        self.is_synced = true;
+        self.note(synced);
     }
 
     /// The run does not depend on it: its peers know all of it.
@@ -131,7 +132,6 @@ impl StateDir {
         self.disk.replace(&file::whole(&self.memory))?;
         self.is_begun = true;
         self.grown_bytes = 0;
-        self.is_synced = true;
         Ok(())
     }
 }

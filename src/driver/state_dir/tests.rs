@@ -2,6 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fmt, io};
+
+use parking_lot::Mutex;
 
 use super::file::HEADER_BYTES;
 use super::*;
@@ -109,6 +114,7 @@ fn what_was_written_is_read() {
     // And what is written after it has been read.
     let (mut state, _) = StateDir::open(&place.0).unwrap();
     state.write(settled(6));
+    state.sync();
     let more = state.memory.clone();
     drop(state);
     assert_ne!(more, memory);
@@ -122,6 +128,7 @@ fn a_file_that_has_grown_is_begun_anew_and_says_the_same() {
     for record in story() {
         state.write(record);
     }
+    state.sync();
     let mut longest = 0;
     for n in 6..40_000 {
         let mut record = settled(n);
@@ -134,10 +141,12 @@ fn a_file_that_has_grown_is_begun_anew_and_says_the_same() {
         }
         state.write(record);
         if n % 1000 == 0 {
+            state.sync();
             longest = longest.max(fs::metadata(place.file()).unwrap().len());
         }
     }
     assert!(longest < 2 * GROWTH_BYTES_MAX, "{longest}");
+    state.sync();
     let memory = state.memory.clone();
     drop(state);
     assert_eq!(place.open().unwrap(), Some(memory));
@@ -185,6 +194,124 @@ fn a_byte_that_is_wrong_is_told_from_one_that_is_missing() {
             // A length that reaches beyond the end looks like a torn record.
             Ok(memory) => assert_eq!(memory.unwrap().term(), 1, "byte {at}"),
         }
+    }
+}
+
+#[test]
+fn sectors_that_a_power_loss_left_unwritten_are_dropped() {
+    let place = Place::new("zeros");
+    let (mut state, _) = StateDir::open(&place.0).unwrap();
+    for record in story() {
+        state.write(record);
+    }
+    state.sync();
+    let (before, known) = (fs::read(place.file()).unwrap(), state.memory.clone());
+    let mut long = settled(6);
+    if let Record::Told {
+        message: ToPeer::OperationSettled(settlement),
+        ..
+    } = &mut long
+    {
+        let contributors = (1..1000).map(PeerId).collect();
+        settlement.outcome = Outcome::Committed { contributors };
+    }
+    state.write(long);
+    state.sync();
+    drop(state);
+    let whole = fs::read(place.file()).unwrap();
+    let sectors = (before.len()..whole.len()).filter(|at| at % 512 == 0);
+    let mut cuts: Vec<usize> = sectors.collect();
+    assert!(cuts.len() > 2);
+    cuts.push(before.len());
+    for at in cuts {
+        let mut bytes = whole.clone();
+        bytes[at..].fill(0);
+        fs::write(place.file(), bytes).unwrap();
+        assert_eq!(place.open().unwrap(), Some(known.clone()), "from byte {at}");
+    }
+    // What was synced is not taken for unwritten.
+    let mut bytes = whole.clone();
+    bytes[before.len() + 200] ^= 1;
+    fs::write(place.file(), bytes).unwrap();
+    assert!(place.open().is_err());
+}
+
+#[test]
+fn a_new_master_takes_the_place_of_the_one_before_with_all_that_it_says() {
+    let place = Place::new("ruling");
+    let before = written(&place);
+    let (mut state, _) = StateDir::open(&place.0).unwrap();
+    state.write(Record::Ruling {
+        run: RunId(77),
+        reign: Reign { term: 2, start: 6 },
+    });
+    let found = |place: &Place| file::parse(&fs::read(place.file()).unwrap()).unwrap();
+    assert_eq!(found(&place), before);
+    state.write(Record::NextPeer(9));
+    state.sync();
+    assert_eq!(found(&place), state.memory);
+    assert_eq!(found(&place).term(), 2);
+}
+
+/// A disk that is full while told so.
+#[derive(Clone, Debug, Default)]
+struct Full {
+    is_full: Arc<AtomicBool>,
+    bytes: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Full {
+    fn check(&self) -> io::Result<()> {
+        match self.is_full.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Disk for Full {
+    fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.check()?;
+        *self.bytes.lock() = bytes.to_vec();
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // Half of it is written.
+        let len = if self.check().is_ok() {
+            bytes.len()
+        } else {
+            bytes.len() / 2
+        };
+        self.bytes.lock().extend_from_slice(&bytes[..len]);
+        self.check()
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.check()
+    }
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a disk")
+    }
+}
+
+#[test]
+fn a_disk_that_was_full_says_all_once_it_has_room() {
+    let disk = Full::default();
+    let (mut state, _) = StateDir::on(Box::new(disk.clone())).unwrap();
+    for (n, record) in story().into_iter().enumerate() {
+        disk.is_full.store((3..7).contains(&n), Ordering::Relaxed);
+        state.write(record);
+        state.sync();
+        let found = file::parse(&disk.bytes.lock()).unwrap();
+        assert_eq!(found == state.memory, !(3..7).contains(&n), "record {n}");
     }
 }
 

@@ -105,12 +105,10 @@ impl Master {
         };
         let (number, result) = if all_call(|call| *call == JointCall::ArePeersPending) {
             let pending = self.members.values().any(|m| m.is_waiting(self.now));
-            self.tally.pendings += 1;
-            (self.tally.pendings, CallResult::Pending(pending))
+            (self.tally.next_pending(), CallResult::Pending(pending))
         } else if all_call(|call| *call == JointCall::UpdateTopology) {
             // `newcomers_due` found nobody, or the epoch would be changing.
-            self.tally.updates += 1;
-            (self.tally.updates, CallResult::Updated)
+            (self.tally.next_update(), CallResult::Updated)
         } else {
             return false;
         };

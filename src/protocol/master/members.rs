@@ -8,12 +8,13 @@ use tracing::{debug, info, warn};
 
 use super::absence::Closed;
 use super::calls::Call;
-use super::{ConnectionId, Master, MasterConfig, Output};
+use super::returning::Later;
+use super::{ConnectionId, Master, MasterConfig, Output, number};
 use crate::mutation::{Mutation, mutated};
 use crate::protocol::session::Session;
 use crate::protocol::silence::{Watch, Watcher, away, next_beat};
 use crate::types::{GroupId, PeerId, PeerName, Timestamp};
-use crate::wire::control::{Heartbeat, Hello, Join, Report, ToMaster, ToPeer, Welcome};
+use crate::wire::control::{Heartbeat, Hello, Join, Report, ToPeer, Welcome};
 
 /// How many peers that are gone are remembered with their reason.
 const GONE_MAX: usize = 1000;
@@ -51,7 +52,7 @@ pub(super) struct Member {
     /// What it holds of the run, where this master has come back to it.
     pub(super) report: Option<Box<Report>>,
     /// What else it said before this master ruled.
-    pub(super) later: Vec<ToMaster>,
+    pub(super) later: Later,
 }
 
 /// Far beyond the end of every simulated world.
@@ -84,9 +85,14 @@ impl Member {
         }
     }
 
-    /// How long it may take to resume: on a long path no less than the redial itself takes.
+    /// How long it may take to resume: on a long path no less than the redial itself takes. Who hears
+    /// nothing of this master asks others first.
     fn grace(&self, config: &MasterConfig) -> Duration {
-        config.resume_grace.max(self.watch.redial_time())
+        let grace = config.resume_grace.max(self.watch.redial_time());
+        match self.redials && self.masters > 1 {
+            true => grace + config.silence_ceiling,
+            false => grace,
+        }
     }
 
     /// Whether nothing is heard of it, for no longer than silence allows. A heartbeat may be late,
@@ -135,14 +141,24 @@ impl Master {
                 last_seen,
                 reign,
                 accepted,
+                masters,
                 ..
             } => {
                 let known = self
                     .members
                     .get(&peer)
                     .is_some_and(|member| member.token == token);
-                if run != self.run {
-                    self.refuse(connection, format!("this master does not know run {run}"));
+                if run != self.run && accepted && masters > 1 {
+                    // Another one of its masters may rule its run, and this one have begun its own.
+                    warn!(%peer, theirs = %run, ours = %self.run, "a peer of another run has come; it may have masters that are not in one list");
+                    self.outputs.push_back(Output::Close { connection });
+                } else if run != self.run {
+                    self.refuse(
+                        connection,
+                        format!(
+                            "another run has begun at this master, which does not know run {run}"
+                        ),
+                    );
                 } else if reign.start != self.reign.start && reign.term >= self.reign.term {
                     // A stranger's word costs nobody anything, and a member not its place: it may be
                     // this master that does not know. Who was only proposed joins again.
@@ -184,10 +200,7 @@ impl Master {
         } else {
             format!("{}:{}", join.advertised_host, join.port)
         };
-        let secret = self.secret("session", &[peer.0]);
-        let mut token = [0; 8];
-        token.copy_from_slice(&secret[..8]);
-        let token = u64::from_le_bytes(token);
+        let token = number(&self.seed, "session", &[peer.0]);
         let name = PeerName {
             id: peer,
             label: join.label,
@@ -243,7 +256,7 @@ impl Master {
             closed: None,
             redials: false,
             report: None,
-            later: Vec::new(),
+            later: Later::default(),
         }
     }
 

@@ -72,7 +72,6 @@ impl Memory {
                 for settlement in proposed.outcomes.clone() {
                     settle(report, settlement);
                 }
-                report.settled.clear();
                 if report.active.is_none() {
                     report.completed.counts = proposed.calls;
                 }
@@ -89,10 +88,7 @@ impl Memory {
                 });
             }
             ToPeer::OperationSettled(settlement) => {
-                let op = settlement.op;
                 settle(report, settlement);
-                report.settled.retain(|(tag, _)| *tag != op.tag);
-                report.settled.push((op.tag, op.n.saturating_add(1)));
             }
             ToPeer::CallDone { number, result } if number > 0 => {
                 let completed = &mut report.completed;
@@ -187,11 +183,14 @@ impl Master {
         }
     }
 
-    /// Remembers what it rules over from now on: what those know who are here.
+    /// Remembers what it rules over from now on: what those know who are here, and what was written
+    /// down of the same epoch, which the file is about to lose.
     pub(super) fn remember_ruling(&mut self) {
         let epoch = |report: &Report| report.active.as_ref().map(|active| active.epoch);
         let mut newest: BTreeMap<GroupId, Report> = BTreeMap::new();
-        for (_, report) in self.reports() {
+        let current = Some(self.active.epoch);
+        let remembered = self.remembered().filter(|r| epoch(r) == current);
+        for report in self.reports().map(|(_, report)| report).chain(remembered) {
             let known = newest.get(&report.group);
             let is_newer = |known: &Report| {
                 (epoch(known), known.completed.counts.syncs)
@@ -201,13 +200,21 @@ impl Master {
                 newest.insert(report.group, report.clone());
             }
         }
+        for (group, settlement) in self.remembered_outcomes(self.active.epoch) {
+            if let Some(report) = newest.get_mut(&group)
+                && !report.outcomes.iter().any(|s| s.op == settlement.op)
+            {
+                settle(report, settlement);
+            }
+        }
         self.remember(Record::Ruling {
             run: self.run,
             reign: self.reign,
         });
         self.remember_next_peer();
         for mut report in newest.into_values() {
-            // Secrets of links stay with the two that have them.
+            // What settled is in the outcomes, and secrets of links stay with the two that have them.
+            report.settled.clear();
             let known = [&mut report.active, &mut report.proposed];
             for proposal in known.into_iter().flatten() {
                 proposal.links.clear();

@@ -202,9 +202,7 @@ impl Master {
     ) -> Self {
         let testimony = Testimony::new(&config);
         let listening = config.waits_for_a_run().then(|| Listening::new(now));
-        let mut start = [0; 8];
-        start.copy_from_slice(&secret(&seed, "start", &[])[..8]);
-        let start = u64::from_le_bytes(start);
+        let start = number(&seed, "start", &[]);
         Self {
             next_heartbeat: now + config.heartbeat_interval,
             config,
@@ -483,6 +481,12 @@ impl Master {
 /// Rounds of different masters have different numbers.
 fn first_round(term: u32) -> u64 {
     (u64::from(term) << 32) + 1
+}
+
+/// A number that nobody can guess.
+fn number(seed: &[u8; 32], purpose: &str, numbers: &[u64]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = secret(seed, purpose, numbers);
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 fn secret(seed: &[u8; 32], purpose: &str, numbers: &[u64]) -> [u8; 16] {

@@ -242,7 +242,8 @@ impl Master {
         if operations.unsettled.remove(&op.tag).is_none() {
             return;
         }
-        *operations.settled.entry(op.tag).or_insert(0) += 1;
+        let settled = operations.settled.entry(op.tag).or_insert(0);
+        *settled = settled.saturating_add(1);
         match &outcome {
             Outcome::Committed { .. } => debug!(%op, %group, "committed"),
             Outcome::Aborted(cause) => debug!(%op, %group, ?cause, "aborted"),

@@ -32,17 +32,29 @@ impl Tally {
         }
     }
 
+    /// The number of an update that ends for all. (No report, however wrong, makes a number overflow.)
+    pub(super) fn next_update(&mut self) -> u64 {
+        self.updates = self.updates.saturating_add(1);
+        self.updates
+    }
+
+    /// The number of an answer about who is waiting that all are given.
+    pub(super) fn next_pending(&mut self) -> u64 {
+        self.pendings = self.pendings.saturating_add(1);
+        self.pendings
+    }
+
     /// The number of a sync that ends for all.
     pub(super) fn next_sync(&mut self, group: GroupId) -> u64 {
         let of_group = self.groups.entry(group).or_default();
-        of_group.syncs += 1;
+        of_group.syncs = of_group.syncs.saturating_add(1);
         of_group.syncs
     }
 
     /// The number of an outcome.
     pub(super) fn next_settlement(&mut self, group: GroupId) -> u64 {
         let of_group = self.groups.entry(group).or_default();
-        of_group.settlements += 1;
+        of_group.settlements = of_group.settlements.saturating_add(1);
         of_group.settlements
     }
 

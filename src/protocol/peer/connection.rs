@@ -184,7 +184,7 @@ impl Peer {
                 let is_first = self.masters.is_first();
                 // It is reached, and what it waits for is not this peer's to end; where another one
                 // must be heard first, and is not, it is.
-                if !nobody_came || self.masters.nobody_came_elsewhere() {
+                if !nobody_came {
                     *deadline = self.now + self.config.connect_timeout;
                 }
                 last_error.clone_from(&reason);
@@ -313,22 +313,27 @@ impl Peer {
         if self.masters.are_waiting() && matches!(self.phase, Phase::Member { .. }) {
             return self.lose_majority();
         }
-        let master = self.masters.address();
         if let Phase::Registered { request, .. } = &self.phase {
             let request = *request;
-            self.stop_joining();
-            let error = ConnectError::MasterUnreachable {
-                master,
-                reason: cause,
-            };
-            return self.reply(request, Reply::Connect(Err(error)));
+            return self.cannot_join(request, cause);
         }
+        let master = self.masters.names();
         let grace_ms = u64::try_from(self.config.master_grace.as_millis()).unwrap_or(u64::MAX);
         self.go(Gone::MasterLost {
             master,
             grace_ms,
             cause,
         });
+    }
+
+    fn cannot_join(&mut self, request: RequestId, mut reason: String) {
+        self.stop_joining();
+        if self.masters.count() > 1 {
+            reason.push_str("; a run begins only while all masters of the list can be reached");
+        }
+        let master = self.masters.names();
+        let error = ConnectError::MasterUnreachable { master, reason };
+        self.reply(request, Reply::Connect(Err(error)));
     }
 
     /// A master has come back, and not enough of the run with it.
@@ -502,10 +507,7 @@ impl Peer {
                 last_error,
             } if *deadline <= self.now => {
                 let (request, reason) = (*request, last_error.clone());
-                self.stop_joining();
-                let master = self.masters.address();
-                let error = ConnectError::MasterUnreachable { master, reason };
-                return self.reply(request, Reply::Connect(Err(error)));
+                return self.cannot_join(request, reason);
             }
             Phase::Leaving { deadline, .. } if *deadline <= self.now => {
                 return self.go(Gone::Closed);

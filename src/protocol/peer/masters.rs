@@ -41,6 +41,11 @@ impl Masters {
         self.addresses.get(self.at).cloned().unwrap_or_default()
     }
 
+    /// All of them, for people.
+    pub(super) fn names(&self) -> String {
+        self.addresses.join(", ")
+    }
+
     /// This one is followed.
     pub(super) fn follow(&mut self) {
         self.waits = 0;

@@ -452,6 +452,15 @@ impl Cluster {
         self.dial_waiting();
     }
 
+    /// It is started, and told to begin a run of its own.
+    pub(super) fn begin_run_at(&mut self, at: usize) {
+        self.starts += 1;
+        let (run, seed) = (RunId(7_000 + u64::from(self.starts)), [self.starts; 32]);
+        let config = MasterConfig::default().new_run();
+        self.masters[at] = Seat::of(Master::new(config, run, 1, seed, self.now));
+        self.dial_waiting();
+    }
+
     /// The operator asks it to end; it does once all that it says has gone out.
     pub(super) fn hand_over(&mut self, at: usize) {
         self.tell_master(at, master::Input::HandOver);

@@ -5,6 +5,7 @@ mod detection;
 mod membership;
 mod operations;
 mod random;
+mod reports;
 mod returning;
 mod silence;
 mod standby;

@@ -6,7 +6,7 @@ use super::cluster::{Cluster, GRACE, present, reduce};
 use crate::error::Gone;
 use crate::protocol::peer::{Command, Reply};
 use crate::types::GroupId;
-use crate::wire::control::Proposal;
+use crate::wire::control::{Frame, Proposal, ToMaster};
 use crate::wire::record::Record;
 
 const UPDATED: Option<Reply> = Some(Reply::Membership(Ok(())));
@@ -94,6 +94,26 @@ fn who_may_be_at_another_master_is_not_dead_because_all_its_connections_close() 
 }
 
 #[test]
+fn who_says_that_it_dials_others_has_time_to_do_so() {
+    for says_so in [true, false] {
+        let mut cluster = Cluster::with_standbys(3, 1);
+        let connection = cluster.nodes[1].connection.unwrap();
+        if says_so {
+            let frame = Frame {
+                sequence: 0,
+                acknowledged: 0,
+                message: ToMaster::Redialling,
+            };
+            cluster.say_numbered(connection, frame);
+            cluster.run();
+        }
+        cluster.cut_off(1, 0);
+        cluster.pass(Duration::from_millis(1500));
+        assert_eq!(world(&cluster, 0) == Some(3), says_so);
+    }
+}
+
+#[test]
 fn of_who_dies_after_it_may_have_been_at_another_master_the_vote_is_not_known() {
     for (away_ms, goes_on) in [(50, true), (500, false)] {
         let mut cluster = Cluster::with_standbys(2, 1);
@@ -161,6 +181,22 @@ fn a_master_whose_peers_are_gone_elsewhere_decides_nothing_for_who_is_left() {
     let others = call_everywhere(&mut cluster, &[1, 2, 3]);
     assert_succeeded(&others);
     assert_succeeded(&[cluster.reply(0, call).cloned()]);
+}
+
+#[test]
+fn a_standby_that_rules_another_run_costs_nobody_its_place() {
+    let mut cluster = Cluster::with_standbys(3, 1);
+    cluster.begin_run_at(1);
+    cluster.break_connection(0);
+    cluster.pass(Duration::from_secs(1));
+    assert_succeeded(&call_everywhere(&mut cluster, &[0, 1, 2]));
+    // Nor does it while there is no other.
+    cluster.kill_master();
+    cluster.pass(Duration::from_secs(4));
+    cluster.start_master();
+    cluster.pass(Duration::from_secs(4));
+    assert!(cluster.master().rules());
+    assert_succeeded(&call_everywhere(&mut cluster, &[0, 1, 2]));
 }
 
 #[test]

@@ -48,9 +48,16 @@ struct AllReduceArguments {
     /// Start this many peer processes and a master on loopback.
     #[arg(long, value_name = "N", group = "where", value_parser = clap::value_parser!(u32).range(2..))]
     spawn: Option<u32>,
-    /// Join the run of this master as one of several peers; needs --peers.
-    #[arg(long, value_name = "ADDRESS", group = "where", requires = "peers")]
-    master: Option<String>,
+    /// Join the run of this master as one of several peers; needs --peers. Standby masters follow it
+    /// after commas; all peers need the same list.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        group = "where",
+        requires = "peers"
+    )]
+    master: Vec<String>,
     /// With --master: how many peers to wait for, this one included.
     #[arg(long, value_name = "N", conflicts_with = "spawn", value_parser = clap::value_parser!(u32).range(2..))]
     peers: Option<u32>,
@@ -209,9 +216,9 @@ fn run_all_reduce(arguments: &AllReduceArguments) -> Result<(), String> {
     let checked = workload.options().check(workload.dtype);
     checked.map_err(|error| error.to_string())?;
     let mut printer = record::Printer::new(arguments.json);
-    match (arguments.spawn, &arguments.master, arguments.peers) {
-        (Some(world), _, _) => spawn::measure(world, workload, &mut printer),
-        (None, Some(master), Some(peers)) => peer::join(master, peers, workload, &mut printer),
+    match (arguments.spawn, arguments.peers) {
+        (Some(world), _) => spawn::measure(world, workload, &mut printer),
+        (None, Some(peers)) => peer::join(&arguments.master, peers, workload, &mut printer),
         _ => Err("either --spawn, or --master with --peers".to_owned()),
     }
 }

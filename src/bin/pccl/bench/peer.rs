@@ -46,8 +46,7 @@ pub(crate) fn run_peer(arguments: &PeerArguments) -> ExitCode {
         std::process::exit(1);
     });
     let outcome = measure_all(
-        &arguments.master,
-        &arguments.label,
+        Config::new(&arguments.master).label(&arguments.label),
         arguments.peers,
         &arguments.workload,
         |_, measurement| {
@@ -65,8 +64,9 @@ pub(crate) fn run_peer(arguments: &PeerArguments) -> ExitCode {
 }
 
 /// Takes part as one of `peers` processes on any machines, and prints what all of them measured.
+/// `masters` are the first one and its standbys, in the order that all peers were given.
 pub(super) fn join(
-    master: &str,
+    masters: &[String],
     peers: u32,
     workload: &Workload,
     printer: &mut Printer,
@@ -77,20 +77,29 @@ pub(super) fn join(
         eprintln!("pccl bench: not done after {} s", timeout.as_secs());
         std::process::exit(1);
     });
-    measure_all(master, "bench", peers, workload, |communicator, mine| {
-        let all = exchange(communicator, mine).map_err(|error| error.to_string())?;
-        printer.print(&Record::merge(peers, workload, &[all])?)
-    })
+    let [first, standbys @ ..] = masters else {
+        return Err("--master names no master".to_owned());
+    };
+    let config = standbys
+        .iter()
+        .fold(Config::new(first), Config::standby_master);
+    measure_all(
+        config.label("bench"),
+        peers,
+        workload,
+        |communicator, mine| {
+            let all = exchange(communicator, mine).map_err(|error| error.to_string())?;
+            printer.print(&Record::merge(peers, workload, &[all])?)
+        },
+    )
 }
 
 fn measure_all(
-    master: &str,
-    label: &str,
+    mut config: Config,
     peers: u32,
     workload: &Workload,
     mut report: impl FnMut(&Communicator, PeerMeasurement) -> Result<(), String>,
 ) -> Result<(), String> {
-    let mut config = Config::new(master).label(label);
     if let Some(lanes) = workload.lanes {
         config = config.lanes_per_link(lanes);
     }

@@ -176,8 +176,7 @@ impl Master {
         }
         self.answer_who_is_owed();
         if lets_in {
-            self.tally.updates += 1;
-            let number = self.tally.updates;
+            let number = self.tally.next_update();
             self.finish_calls(&everybody, number, |call| match call {
                 JointCall::UpdateTopology => Some(CallResult::Updated),
                 JointCall::ArePeersPending | JointCall::SyncSharedState(_) => None,

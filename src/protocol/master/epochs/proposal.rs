@@ -24,7 +24,7 @@ impl Master {
         };
         let is_replacement = self.last_count > self.active.epoch.count;
         if !(mutated(Mutation::ReuseEpochNumber) && is_replacement) {
-            self.last_count += 1;
+            self.last_count = self.last_count.saturating_add(1);
         }
         let epoch = Epoch {
             term: self.reign.term,

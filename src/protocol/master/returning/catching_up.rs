@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Later;
 use crate::mutation::{Mutation, mutated};
 use crate::protocol::master::Master;
 use crate::types::{GroupId, PeerId};
@@ -77,7 +78,7 @@ impl Master {
             // Who knows of no epoch that was active has not called.
             let synced_by_others = sync.is_some_and(|(number, answer)| {
                 report.active.is_some()
-                    && *number == report.completed.counts.syncs + 1
+                    && *number == report.completed.counts.syncs.saturating_add(1)
                     && matches!(answer, CallResult::Synced { .. })
             });
             member.synced = report.expected.is_some() || synced_by_others;
@@ -107,7 +108,7 @@ impl Master {
                 .get_mut(&peer)
                 .map(|m| std::mem::take(&mut m.later));
             let sync = answers.get(&(report.group, "sync_shared_state"));
-            for message in later.into_iter().flatten() {
+            for message in later.into_iter().flat_map(Later::into_messages) {
                 // Those of whom it would be a witness were here after it.
                 if !matches!(message, ToMaster::LinkState { up: false, .. }) {
                     self.on_message(peer, message);
@@ -141,10 +142,12 @@ impl Master {
             return;
         };
         let one_behind = |newest: Option<&(u64, CallResult)>, own: u64| {
-            newest.filter(|(number, _)| *number == own + 1).cloned()
+            newest
+                .filter(|(number, _)| *number == own.saturating_add(1))
+                .cloned()
         };
         let answer = match call {
-            JointCall::UpdateTopology => (self.tally.updates == counts.updates + 1)
+            JointCall::UpdateTopology => (self.tally.updates == counts.updates.saturating_add(1))
                 .then_some((self.tally.updates, CallResult::Updated)),
             JointCall::ArePeersPending => one_behind(pending, counts.pendings),
             JointCall::SyncSharedState(_) => one_behind(sync, counts.syncs),

@@ -69,11 +69,9 @@ impl Master {
     }
 
     pub(super) fn findings(&self) -> Findings {
-        let told = || {
-            self.reports()
-                .map(|(_, report)| report)
-                .chain(self.remembered())
-        };
+        let reports: BTreeMap<PeerId, &Report> = self.reports().map(|(p, r)| (*p, r)).collect();
+        let remembered: Vec<&Report> = self.remembered().collect();
+        let told = || reports.values().chain(&remembered).copied();
         let active = told().filter_map(|report| report.active.as_ref());
         let active = active.max_by_key(|proposal| proposal.epoch).cloned();
         let ended = active.as_ref().map(|active| active.epoch);
@@ -87,9 +85,10 @@ impl Master {
             }
         }
         let dead = self.known_dead();
+        let is_here = |peer: &PeerId| reports.contains_key(peer);
         let here = |proposal: &Proposal| {
-            let reports = |voter: &&PeerId| self.reports().any(|(peer, _)| peer == *voter);
-            proposal.voters.iter().filter(reports).count()
+            let voters = proposal.voters.iter();
+            voters.filter(|voter| is_here(voter)).count()
         };
         let agreed = |proposal: &Proposal| {
             let voters = proposal.voters.iter();
@@ -102,14 +101,13 @@ impl Master {
             .iter()
             .all(|p| is_half(p) && agreed(p) * 2 > p.voters.len())
             && above.values().all(|p| is_half(p));
-        let is_enough = self.reports().next().is_some()
-            && (have_spoken || mutated(Mutation::RuleWithoutMajority));
+        let is_enough =
+            !reports.is_empty() && (have_spoken || mutated(Mutation::RuleWithoutMajority));
         let newest = above.values().next_back().copied();
         let expected: BTreeMap<PeerId, PeerName> = newest
             .or(active.as_ref())
             .map(|proposal| self.members_of(proposal))
             .unwrap_or_default();
-        let is_here = |peer: &PeerId| self.reports().any(|(other, _)| other == peer);
         let absent: BTreeMap<PeerId, PeerName> = expected
             .iter()
             .filter(|(peer, _)| !is_here(peer) && !dead.contains(peer))
@@ -148,7 +146,7 @@ impl Master {
         let mut dead = listening.dead.clone();
         for member in self.members.values().filter(|m| m.report.is_some()) {
             let mut closed = BTreeSet::new();
-            for message in &member.later {
+            for message in member.later.iter() {
                 match message {
                     ToMaster::LinkState { peer, up: false } => closed.insert(*peer),
                     ToMaster::LinkState { peer, up: true } => closed.remove(peer),

@@ -17,22 +17,21 @@
 
 mod catching_up;
 mod findings;
+mod giving_up_rule;
+mod later;
 mod taking_over;
+
+pub(super) use later::Later;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use super::{ConnectionId, Master, Output, secret};
-use crate::mutation::{Mutation, mutated};
+use super::{ConnectionId, Master, Output};
 use crate::types::{PeerId, PeerName, RunId, Timestamp};
 use crate::wire::control::{Hello, Join, Reign, ToMaster, ToPeer, Welcome};
-
-/// Messages of one peer that are kept until the master rules: more than an honest one can have
-/// under way.
-const LATER_MAX: usize = 4096;
 
 /// Nobody ends an epoch sooner: who is alive dials several times in this, and may know of a newer one,
 /// or be of another run.
@@ -258,8 +257,12 @@ impl Master {
                 member.group = report.group;
                 member.lanes = report.lanes;
                 member.masters = report.masters;
-                info!(name = %member.name, "has come back, and reports");
+                let name = member.name.clone();
                 member.report = Some(report);
+                let findings = self.findings();
+                let missing: Vec<String> =
+                    findings.absent.values().map(PeerName::to_string).collect();
+                info!(%name, is_majority = findings.is_enough, ?missing, "has come back, and reports");
             }
             ToMaster::Promised { term } => {
                 if let Some(report) = &mut member.report {
@@ -268,77 +271,12 @@ impl Master {
             }
             ToMaster::Leave => self.on_leave(peer),
             ToMaster::Redialling => self.on_redialling(peer),
-            message if member.later.len() < LATER_MAX => member.later.push(message),
-            _ => self.evict(peer, "it says too much before the master rules".to_owned()),
+            message => {
+                if !member.later.push(message) {
+                    self.evict(peer, "it says too much before the master rules".to_owned());
+                }
+            }
         }
-    }
-
-    /// Another master has ruled after this one: what is known here may be out of date. All peers are
-    /// asked anew, in a term above.
-    pub(super) fn step_down(&mut self, connection: ConnectionId, above: u32) {
-        warn!(
-            ours = self.reign.term,
-            theirs = above,
-            "another master has ruled after this one; asking all peers anew"
-        );
-        self.listen_again(above);
-        self.outputs.push_back(Output::Close { connection });
-    }
-
-    /// Whether peers that could follow another master might do so by now, as too few voters are left
-    /// here. `leaving` is about to be given up as well.
-    pub(super) fn has_lost_majority(&self, leaving: Option<PeerId>) -> bool {
-        let voters = &self.active.voters;
-        let is_counted_on = |voter: &&PeerId| {
-            let is_here = self.members.contains_key(voter) && leaving != Some(**voter);
-            is_here || self.active.agreed.contains(voter)
-        };
-        let left = voters.iter().filter(is_counted_on).count();
-        self.active.has_standbys
-            && left * 2 <= voters.len()
-            && !voters.is_empty()
-            && !mutated(Mutation::RuleBesideStandbys)
-    }
-
-    /// Nothing may be decided without a majority where another master may have it.
-    pub(super) fn lose_majority(&mut self) {
-        warn!(
-            term = self.reign.term,
-            "half of the voters or more are silent or gone, and may follow another master; asking all peers anew"
-        );
-        self.listen_again(self.reign.term);
-    }
-
-    /// Forgets all, and begins as one that has just come.
-    fn listen_again(&mut self, above: u32) {
-        let mut config = self.config.clone();
-        config.begins_new_run = false;
-        if config.recovery_window.is_zero() {
-            config.recovery_window = config.silence_ceiling;
-        }
-        let seed = blake3::derive_key("pccl 2026 a start of a master", &self.seed);
-        // If nobody comes, what begins is not the run of before.
-        let mut run = [0; 8];
-        run.copy_from_slice(&secret(&seed, "run", &[])[..8]);
-        let run = RunId(u64::from_le_bytes(run));
-        let mut anew = Master::new(config, run, above.saturating_add(1), seed, self.now);
-        let open = self.connections.keys().copied();
-        let closed = open.map(|connection| Output::Close { connection });
-        anew.memory.clone_from(&self.memory);
-        anew.recalled = self.memory.take();
-        anew.outputs = std::mem::take(&mut self.outputs);
-        anew.outputs.extend(closed);
-        *self = anew;
-    }
-
-    /// Ends on purpose: all are told to look for another master.
-    pub(super) fn hand_over(&mut self) {
-        info!(peers = self.members.len(), "handing over");
-        let everybody: Vec<PeerId> = self.members.keys().copied().collect();
-        for peer in everybody {
-            self.say(peer, ToPeer::HandOver);
-        }
-        self.listen_again(self.reign.term);
     }
 
     pub(super) fn listening_deadline(&self) -> Option<Timestamp> {

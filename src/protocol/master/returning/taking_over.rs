@@ -18,6 +18,8 @@ use crate::wire::control::{CallCounts, Outcome, Proposal, Report, ToPeer};
 /// Ids that are left free above the highest one that is known: another master may have given some
 /// to peers that were not let in.
 const IDS_APART: u64 = 1000;
+/// Higher ones were given by no master: a report that has them lies.
+const HIGHEST_ID: u64 = u64::MAX / 2;
 /// Ranges of ids among which the start of a master chooses.
 const STARTS_APART: u64 = 90;
 
@@ -186,7 +188,12 @@ impl Master {
             Some(peer) => members.contains(peer) && expected.contains_key(peer),
             None => report.active.as_ref().map(|a| a.epoch) == active.map(|a| a.epoch),
         };
-        let mut highest = self.members.keys().next_back().map_or(0, |peer| peer.0);
+        let of_run = self.listening.as_ref().map(|l| &l.runs);
+        let of_run = of_run
+            .into_iter()
+            .flatten()
+            .filter(|(_, run)| **run == self.run);
+        let mut highest = of_run.map(|(peer, _)| peer.0).max().unwrap_or(0);
         let reports = self.reports();
         let remembered = self.remembered().map(|report| (None, report.clone()));
         let reports = reports.map(|(p, r)| (Some(*p), r.clone()));
@@ -225,7 +232,7 @@ impl Master {
         self.last_count = self.last_count.max(count);
         // By the start as well, or two masters would give the same to those of whom nobody told
         // the other.
-        let apart = highest / IDS_APART + 1 + self.reign.start % STARTS_APART;
+        let apart = highest.min(HIGHEST_ID) / IDS_APART + 1 + self.reign.start % STARTS_APART;
         self.next_peer = self.next_peer.max(apart * IDS_APART + 1);
         self.next_peer = self.next_peer.max(self.remembered_next_peer(self.run));
     }
