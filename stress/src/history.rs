@@ -196,6 +196,13 @@ impl History {
             .sum()
     }
 
+    /// The same of whoever was stopped longest.
+    pub(crate) fn longest_stopped_us(&self, from_us: u64, to_us: u64) -> u64 {
+        let labels = self.processes.keys();
+        let stopped_us = labels.map(|label| self.stopped_us(label, from_us, to_us));
+        stopped_us.max().unwrap_or(0)
+    }
+
     /// For how long there was no master, the last time that it was killed and came back.
     pub(crate) fn master_away_us(&self) -> Option<u64> {
         let mut holds = self.held("master");
