@@ -227,6 +227,7 @@ pcclResult_t pcclGetAttribute(const pcclComm_t *communicator, pcclAttribute_t at
 pcclResult_t pcclDestroyCommunicator(pcclComm_t *communicator);
 
 /* Joins the run: blocks until the peers in it call pcclUpdateTopology, not at all where nobody is there.
+ *   pcclInvalidArgument          a setting makes no sense: it is checked with the others here.
  *   pcclMasterConnectionFailed   not reached in 10 s, or refused. May be called again. */
 pcclResult_t pcclConnect(pcclComm_t *communicator);
 

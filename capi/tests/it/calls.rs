@@ -127,7 +127,7 @@ fn options_are_named_where_they_make_no_sense() {
     assert!(last_error().contains("`some`"), "{}", last_error());
     // Checked with all the others when it connects.
     assert_eq!(comm.set(c"lanes", c"0"), 0);
-    assert_eq!(comm.connect(), 6);
+    assert_eq!(comm.connect(), 3);
     assert!(last_error().contains("lanes_per_link"), "{}", last_error());
     // SAFETY: NULL is an error.
     unsafe {
