@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pccl::{Communicator, Config, Master, PeerId};
+use pccl::{Communicator, Config, Master, PeerId, ReduceOptions};
 
 /// How long anything may take before it counts as stuck. Only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
@@ -104,6 +104,19 @@ pub(crate) fn each<R: Send + 'static>(
     });
     let tasks: Vec<Task<R>> = tasks.collect();
     end_all(tasks)
+}
+
+/// All of them reduce, and have the right sum.
+pub(crate) fn reduce_everywhere(peers: &[Arc<Communicator>]) {
+    let world = peers.len() as f32;
+    let sums = each(peers, |_, peer| {
+        let mut values = vec![1f32; 20_000];
+        let report = peer.all_reduce_in_place(&mut values, &ReduceOptions::sum());
+        report.map(|_| values)
+    });
+    for sum in sums {
+        assert_eq!(sum.unwrap(), vec![world; 20_000]);
+    }
 }
 
 /// The ids of these peers.

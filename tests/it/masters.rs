@@ -1,11 +1,10 @@
 //! Several masters: when one ends, however it does, the run goes on with another.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 
-use pccl::{Communicator, Config, Master, ReduceOptions};
+use pccl::{Config, Master};
 
-use crate::common::{admit, config, each};
+use crate::common::{admit, config, reduce_everywhere};
 
 /// Addresses that are free now, and stay the same for masters that come back.
 fn free_addresses(count: usize) -> Vec<SocketAddr> {
@@ -20,18 +19,6 @@ fn follows(masters: &[SocketAddr], label: &str) -> Config {
     let first = config(&masters[0].to_string(), label);
     let others = masters[1..].iter().map(ToString::to_string);
     others.fold(first, Config::standby_master)
-}
-
-fn reduce_everywhere(peers: &[Arc<Communicator>]) {
-    let world = peers.len() as f32;
-    let sums = each(peers, |_, peer| {
-        let mut values = vec![1f32; 20_000];
-        let report = peer.all_reduce_in_place(&mut values, &ReduceOptions::sum());
-        report.map(|_| values)
-    });
-    for sum in sums {
-        assert_eq!(sum.unwrap(), vec![world; 20_000]);
-    }
 }
 
 #[test]

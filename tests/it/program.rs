@@ -4,11 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Arc;
 
-use pccl::{Communicator, ReduceOptions};
-
-use crate::common::{admit, config, each};
+use crate::common::{admit, config, reduce_everywhere};
 
 /// A directory of its own, gone with this.
 struct Place(PathBuf);
@@ -83,17 +80,6 @@ fn hand_over(state_dir: &Path) -> Output {
     pccl(&["master", "handover", "--state-dir", state_dir])
         .output()
         .unwrap()
-}
-
-fn reduce_everywhere(peers: &[Arc<Communicator>]) {
-    let sums = each(peers, |_, peer| {
-        let mut values = vec![1_u32; 20_000];
-        let report = peer.all_reduce_in_place(&mut values, &ReduceOptions::sum());
-        report.map(|_| values)
-    });
-    for sum in sums {
-        assert_eq!(sum.unwrap(), vec![peers.len() as u32; 20_000]);
-    }
 }
 
 #[test]
