@@ -48,3 +48,54 @@ pub(super) async fn reach(
         Err(error) => Err(Unreached::Failed(error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::types::{PeerId, RunId};
+    use crate::wire::control::{Join, Reign};
+    use crate::wire::greeting;
+
+    /// Whether a master of another wire version refuses this hello for good.
+    async fn is_refused_by_another_version(hello: Hello) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let master = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut answer = greeting::encode(Kind::Refused, b"I speak version 7").unwrap();
+            answer[4] = 7;
+            let _ = stream.read(&mut [0; 64]).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+            // Until the other end closes.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        };
+        let within = Duration::from_secs(20);
+        let reached = async {
+            match reach(&Network::System, &address, None, &hello, within).await {
+                Err(Unreached::Refused(_)) => true,
+                Err(Unreached::Failed(_)) => false,
+                Ok(_) => panic!("it is no master of this version"),
+            }
+        };
+        tokio::join!(master, reached).1
+    }
+
+    #[tokio::test]
+    async fn a_master_of_another_version_refuses_newcomers_and_costs_no_member_its_place() {
+        assert!(is_refused_by_another_version(Hello::Join(Join::default())).await);
+        let resume = Hello::Resume {
+            run: RunId(1),
+            peer: PeerId(2),
+            token: 3,
+            last_seen: 4,
+            reign: Reign::default(),
+            accepted: true,
+            masters: 2,
+            one_of_voters: 2,
+        };
+        assert!(!is_refused_by_another_version(resume).await);
+    }
+}

@@ -1,8 +1,9 @@
 //! Several masters: when one ends, however it does, the run goes on with another.
 
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
-use pccl::{Config, Master};
+use pccl::{Config, Master, MasterConfig, MasterError};
 
 use crate::common::{admit, config, reduce_everywhere};
 
@@ -19,6 +20,18 @@ fn follows(masters: &[SocketAddr], label: &str) -> Config {
     let first = config(&masters[0].to_string(), label);
     let others = masters[1..].iter().map(ToString::to_string);
     others.fold(first, Config::standby_master)
+}
+
+#[test]
+fn a_setting_that_is_for_ever_is_refused() {
+    let config = MasterConfig {
+        resume_grace: Duration::MAX,
+        ..MasterConfig::default()
+    };
+    match Master::bind_with("127.0.0.1:0".parse().unwrap(), config) {
+        Err(MasterError::InvalidConfig { field, .. }) => assert_eq!(field, "resume_grace"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

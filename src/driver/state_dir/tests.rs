@@ -271,7 +271,8 @@ impl Full {
 
 impl Disk for Full {
     fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
-        Ok(None)
+        let bytes = self.bytes.lock().clone();
+        Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }
 
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -313,6 +314,39 @@ fn a_disk_that_was_full_says_all_once_it_has_room() {
         let found = file::parse(&disk.bytes.lock()).unwrap();
         assert_eq!(found == state.memory, !(3..7).contains(&n), "record {n}");
     }
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_start_keeps_no_master_from_its_run() {
+    let disk = Full::default();
+    let (mut state, _) = StateDir::on(Box::new(disk.clone())).unwrap();
+    for record in story() {
+        state.write(record);
+    }
+    state.sync();
+    let before = state.memory.clone();
+    disk.is_full.store(true, Ordering::Relaxed);
+    let (mut state, found) = StateDir::on(Box::new(disk.clone())).unwrap();
+    assert_eq!(found, Some(before));
+    disk.is_full.store(false, Ordering::Relaxed);
+    state.write(settled(6));
+    state.sync();
+    assert_eq!(file::parse(&disk.bytes.lock()).unwrap(), state.memory);
+}
+
+#[test]
+fn a_file_that_was_removed_is_written_again() {
+    let place = Place::new("removed");
+    written(&place);
+    let (mut state, _) = StateDir::open(&place.0).unwrap();
+    fs::remove_file(place.file()).unwrap();
+    for n in 6..8 {
+        state.write(settled(n));
+        state.sync();
+    }
+    let memory = state.memory.clone();
+    drop(state);
+    assert_eq!(place.open().unwrap(), Some(memory));
 }
 
 #[test]

@@ -235,6 +235,24 @@ fn a_newcomer_begins_no_other_run_while_a_master_is_not_heard() {
 }
 
 #[test]
+fn a_newcomer_that_only_a_standby_answers_is_told_so_in_time() {
+    let mut cluster = Cluster::with_standbys(0, 1);
+    cluster.kill_master();
+    let newcomer = cluster.spawn(GroupId(0));
+    let joins = cluster.command(newcomer, Command::Connect);
+    // As long as the standby itself waits for a run, and `connect_timeout` after it.
+    cluster.pass(Duration::from_secs(15));
+    match cluster.reply(newcomer, joins) {
+        Some(Reply::Connect(Err(error))) => {
+            let words = error.to_string();
+            assert!(words.contains("master:1, master:2"), "{words}");
+            assert!(words.contains("all masters of the list"), "{words}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_run_begins_where_all_masters_have_waited_in_vain() {
     let mut cluster = Cluster::with_standbys(0, 1);
     cluster.restart_master();
