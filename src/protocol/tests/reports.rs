@@ -211,6 +211,12 @@ fn a_number_that_a_stranger_says_hello_with_takes_none_from_those_who_join() {
 
 #[test]
 fn what_only_the_file_of_the_master_before_knew_is_in_the_next_one_at_once() {
+    for syncs_unheard_of in [0, 1] {
+        file_knows_what_only_the_one_before_knew(syncs_unheard_of);
+    }
+}
+
+fn file_knows_what_only_the_one_before_knew(syncs_unheard_of: u64) {
     let ToMaster::Report(known) = report(5, 8, 9) else {
         unreachable!("it is a report");
     };
@@ -223,7 +229,7 @@ fn what_only_the_file_of_the_master_before_knew_is_in_the_next_one_at_once() {
     let mut forgetful = known.clone();
     forgetful.outcomes.clear();
     forgetful.settled.clear();
-    forgetful.completed.counts.syncs -= 1;
+    forgetful.completed.counts.syncs -= syncs_unheard_of;
     let (master, outputs) = told_with(
         Some(memory),
         vec![
